@@ -1,0 +1,160 @@
+/* entropi: a frozen sparse int8 encoder and a linear head that learns, inside a fixed number of bytes.
+ *
+ * C99, no malloc, no stdio, no globals, no recursion. The caller owns every buffer. A damaged or hostile image is
+ * refused by entropi_open; after that the hot loops carry no checks.
+ *
+ * Results are bit-identical on every core and compiler as long as floating-point contraction is off
+ * (-ffp-contract=off) and no fast-math option is given.
+ */
+#ifndef ENTROPI_H
+#define ENTROPI_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define ENTROPI_IMAGE_VERSION 1
+#define ENTROPI_ARENA_ALIGNMENT 8
+
+typedef enum {
+    ENTROPI_OK = 0,
+    ENTROPI_E_ARGUMENT = -1, /* null pointer, wrong length, label or configuration out of range */
+    ENTROPI_E_IMAGE = -2,    /* not an entropi image, damaged (CRC), or inconsistent */
+    ENTROPI_E_VERSION = -3,  /* an image or a record of another format version */
+    ENTROPI_E_ARENA = -4,    /* the arena is too small or misaligned; need.missing says by how many bytes */
+    ENTROPI_E_NUMERIC = -5,  /* loss is NaN or infinite; the step was not applied */
+    ENTROPI_E_STORE = -6,    /* the store's own function failed */
+    ENTROPI_E_EMPTY = -7     /* the store holds no valid record for this image and head */
+} entropi_status;
+
+/* What an image holds; see entropi_describe. */
+typedef struct {
+    uint32_t features;             /* length of the encoder's output */
+    uint16_t channels, height, width; /* of the input; its length is their product */
+    uint16_t layers;
+    float input_scale;             /* real input = (int8 - input_zero_point) * input_scale */
+    int8_t input_zero_point;
+    uint32_t nonzeros;             /* stored convolution weights */
+    uint32_t macs;                 /* multiply-accumulates an image, zeros not counted where rows are sparse */
+} entropi_info;
+
+/* How the head learns. bytes_per_parameter is what each weight costs in the arena:
+ *   12  weight, gradient and momentum, all float32: any batch without storing its samples
+ *    8  weight and momentum; the batch's int8 features are stored instead of a gradient
+ *    4  weight alone, changed in place; momentum must be 0
+ * 12 and 8 give bit-identical weights. */
+typedef struct {
+    uint16_t classes;             /* 2 or more */
+    uint16_t batch;               /* samples averaged in one step, 1 or more */
+    uint16_t bytes_per_parameter; /* 12, 8 or 4 */
+    float learning_rate;          /* > 0 */
+    float momentum;               /* 0 <= momentum < 1 */
+    float weight_decay;           /* >= 0, on weights, not on biases */
+} entropi_head_config;
+
+/* Bytes of arena, part by part. Encoder and learning take turns in the same bytes:
+ * total = weights + momentum + gradient + batch + max(encoder, learning). */
+typedef struct {
+    uint32_t weights;
+    uint32_t momentum;
+    uint32_t gradient;
+    uint32_t batch;    /* int8 features and labels waiting for a step */
+    uint32_t encoder;  /* activations and one decoded row of weights, while encoding */
+    uint32_t learning; /* scores and errors of the classes, while learning or predicting */
+    uint32_t total;
+    uint32_t given;    /* arena_length, as told to entropi_open; 0 from entropi_measure */
+    uint32_t missing;  /* total - given where the arena is too small, else 0 */
+} entropi_need;
+
+/* One layer's output while it lies in the arena: value (c, y, x) is values[c * plane + y * pitch + x]. */
+typedef struct {
+    const int8_t *values;
+    uint32_t layer;
+    uint16_t channels, height, width;
+    uint32_t plane, pitch;
+} entropi_activation;
+
+typedef void entropi_observer(void *context, const entropi_activation *activation);
+
+/* Where a learned head is kept: two slots, numbered 0 and 1. Each function returns 0 for success.
+ * Power may fail between and inside any of these calls. */
+typedef struct {
+    void *context;
+    uint32_t slot_bytes; /* capacity of one slot */
+    int (*erase)(void *context, uint32_t slot);
+    int (*write)(void *context, uint32_t slot, uint32_t offset, const void *data, uint32_t length);
+    int (*read)(void *context, uint32_t slot, uint32_t offset, void *data, uint32_t length);
+} entropi_store;
+
+/* An open encoder with its head. The fields are private. */
+typedef struct {
+    const uint8_t *image;
+    uint8_t *arena;
+    entropi_head_config head;
+    uint32_t image_length;
+    uint32_t features;
+    uint32_t momentum_at, gradient_at, batch_at, working_at; /* offsets in the arena */
+    uint32_t pending;                                        /* samples waiting for a step */
+    uint32_t sequence;                                       /* of the newest stored record */
+} entropi;
+
+/* Validate the image as entropi_open does and say what it holds.
+ * Errors: E_ARGUMENT, E_IMAGE, E_VERSION. */
+entropi_status entropi_describe(const void *image, size_t image_length, entropi_info *info);
+
+/* Bytes of arena that entropi_open will want; the same number on every machine.
+ * Errors: as entropi_describe, and E_ARGUMENT for a head configuration out of range. */
+entropi_status entropi_measure(const void *image, size_t image_length, const entropi_head_config *head,
+                               entropi_need *need);
+
+/* Validate everything, lay out the arena (aligned to ENTROPI_ARENA_ALIGNMENT) and start with a head of zeros.
+ * image and arena must outlive self. need may be NULL.
+ * Errors: as entropi_measure, and E_ARENA. */
+entropi_status entropi_open(entropi *self, const void *image, size_t image_length, const entropi_head_config *head,
+                            void *arena, size_t arena_length, entropi_need *need);
+
+/* Run the encoder: input is int8, channel by channel (C, H, W); features gets the int8 output.
+ * Errors: E_ARGUMENT when a length is not the image's. */
+entropi_status entropi_encode(entropi *self, const int8_t *input, size_t input_length, int8_t *features,
+                              size_t features_length);
+
+/* entropi_encode, showing each layer's output to observer before the next layer runs. */
+entropi_status entropi_encode_observed(entropi *self, const int8_t *input, size_t input_length, int8_t *features,
+                                       size_t features_length, entropi_observer *observer, void *context);
+
+/* Class with the highest score and its softmax probability. Errors: E_ARGUMENT, E_NUMERIC. */
+entropi_status entropi_predict(entropi *self, const int8_t *features, size_t features_length, uint16_t *label,
+                               float *score);
+
+/* Take in one labelled sample; loss gets its cross-entropy in nats before the step. The step is applied when the
+ * batch is full. Errors: E_ARGUMENT, E_NUMERIC (the sample is dropped, the head unchanged). */
+entropi_status entropi_learn(entropi *self, const int8_t *features, size_t features_length, uint16_t label,
+                             float *loss);
+
+/* Apply the step for a batch that is not full; nothing happens when none is waiting. */
+entropi_status entropi_flush(entropi *self);
+
+/* The head's weights, [classes][features] followed by the biases [classes]. Valid until the arena goes. */
+entropi_status entropi_head(const entropi *self, const float **parameters, size_t *count);
+
+/* Write the head to the slot that does not hold the newest record, CRC last, so that a power cut leaves the old
+ * record or the new one. A batch in progress is not stored. Errors: E_ARGUMENT (slot too small), E_STORE. */
+entropi_status entropi_save(entropi *self, const entropi_store *store);
+
+/* Bring back the newest valid record made for this image and number of classes; momentum starts at zero.
+ * Errors: E_STORE, E_EMPTY (the head is unchanged). */
+entropi_status entropi_restore(entropi *self, const entropi_store *store);
+
+/* Name of a status such as "E_ARENA", for logs. The table drops out at link time when nobody calls this. */
+const char *entropi_status_name(entropi_status status);
+
+/* CRC-32 (IEEE 802.3, reflected, as in zlib); start with crc = 0. */
+uint32_t entropi_crc32(uint32_t crc, const void *data, size_t length);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

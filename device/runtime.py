@@ -1,0 +1,158 @@
+"""The C runtime in this process: the same sources that go onto the board, compiled for the host and called by ctypes."""
+
+from __future__ import annotations
+
+import ctypes as c
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from entropi.device.budget import plan_head
+from entropi.device.bundle import Bundle
+from entropi.device.library import (
+    ERASE_FUNCTION,
+    OBSERVER,
+    TRANSFER_FUNCTION,
+    CNeed,
+    CSelf,
+    CStore,
+    c_head,
+    describe,
+    library,
+    raise_for,
+    to_need,
+)
+from entropi.device.session import Device, DeviceError, HeadConfig
+from entropi.device.units import parse_bytes
+
+
+class HostDevice(Device):
+    """The runtime in this process, in an arena of exactly `budget` bytes.
+
+    `bundle` is a Bundle or its folder; `budget` bytes or text such as "48KiB". Without `head`, plan_head picks the
+    best head that fits. Raises DeviceError when the image is damaged or the budget too small.
+    """
+
+    def __init__(
+        self, bundle: Bundle | str | Path, budget: int | str, classes: int = 10, head: HeadConfig | None = None
+    ):
+        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        self.image = c.create_string_buffer(self.bundle.image, len(self.bundle.image))
+        size = parse_bytes(budget)
+        self.head_config = head or plan_head(self.bundle.image, size, classes).head
+        self._arena = (c.c_uint64 * (size // 8 + 1))()
+        self._self = CSelf()
+        need = CNeed()
+        status = library().entropi_open(
+            c.byref(self._self), self.image, c.c_size_t(len(self.bundle.image)), c.byref(c_head(self.head_config)),
+            self._arena, c.c_size_t(size), c.byref(need),
+        )  # fmt: skip
+        raise_for(status, need)
+        self.need = to_need(need)
+        self.info = describe(self.bundle.image)
+
+    def encode(self, values: np.ndarray) -> np.ndarray:
+        return self._encode(values, None)
+
+    def encode_layers(self, values: np.ndarray) -> list[np.ndarray]:
+        """Run the encoder and return every layer's output, int8 [C, H, W] each."""
+        layers = []
+
+        def observe(_, pointer):
+            a = pointer.contents
+            flat = np.ctypeslib.as_array(a.values, ((a.channels - 1) * a.plane + (a.height - 1) * a.pitch + a.width,))
+            strides = (a.plane, a.pitch, 1)
+            view = np.lib.stride_tricks.as_strided(flat, (a.channels, a.height, a.width), strides)
+            layers.append(view.copy())
+
+        self._encode(values, OBSERVER(observe))
+        return layers
+
+    def _encode(self, values: np.ndarray, observer) -> np.ndarray:
+        values = np.ascontiguousarray(values, np.int8)
+        features = np.empty(self.info.features, np.int8)
+        status = library().entropi_encode_observed(
+            c.byref(self._self), values.ctypes.data_as(c.c_void_p), c.c_size_t(values.size),
+            features.ctypes.data_as(c.c_void_p), c.c_size_t(features.size), observer or c.c_void_p(), None,
+        )  # fmt: skip
+        raise_for(status)
+        return features
+
+    def learn_features(self, features: np.ndarray, label: int) -> float:
+        if not 0 <= label < self.head_config.classes:
+            raise DeviceError(f"E_ARGUMENT: label {label} is not below {self.head_config.classes} classes", "E_ARGUMENT")
+        loss = c.c_float()
+        features = np.ascontiguousarray(features, np.int8)
+        status = library().entropi_learn(
+            c.byref(self._self), features.ctypes.data_as(c.c_void_p), c.c_size_t(features.size), c.c_uint16(label),
+            c.byref(loss),
+        )  # fmt: skip
+        raise_for(status)
+        return loss.value
+
+    def predict_features(self, features: np.ndarray) -> tuple[int, float]:
+        label, score = c.c_uint16(), c.c_float()
+        features = np.ascontiguousarray(features, np.int8)
+        status = library().entropi_predict(
+            c.byref(self._self), features.ctypes.data_as(c.c_void_p), c.c_size_t(features.size), c.byref(label),
+            c.byref(score),
+        )  # fmt: skip
+        raise_for(status)
+        return label.value, score.value
+
+    def flush(self) -> None:
+        raise_for(library().entropi_flush(c.byref(self._self)))
+
+    def head(self) -> np.ndarray:
+        parameters, count = c.POINTER(c.c_float)(), c.c_size_t()
+        raise_for(library().entropi_head(c.byref(self._self), c.byref(parameters), c.byref(count)))
+        return np.ctypeslib.as_array(parameters, (count.value,)).copy()
+
+    def save(self, path: str | Path) -> None:
+        """Keep the head in a file of two slots, written as flash would be: a crash leaves the old head or the new."""
+        self._with_store(path, "entropi_save", create=True)
+
+    def restore(self, path: str | Path) -> None:
+        """Bring back the newest head saved for this image and number of classes. Raises DeviceError (E_EMPTY)."""
+        self._with_store(path, "entropi_restore", create=False)
+
+    def _with_store(self, path: str | Path, function: str, create: bool) -> None:
+        path = Path(path)
+        slot_bytes = 32 + 4 * self.head_config.classes * (self.info.features + 1)
+        if create and not path.exists():
+            path.write_bytes(b"\xff" * 2 * slot_bytes)
+        with path.open("r+b") as file:
+            store = file_store(file, slot_bytes)
+            raise_for(getattr(library(), function)(c.byref(self._self), c.byref(store)))
+
+    def footprint(self) -> dict:
+        return {"device": "host", "arena": asdict(self.need), "image_bytes": len(self.bundle.image)}
+
+    def close(self) -> None:
+        """Nothing to give back: the arena is this object's memory."""
+
+
+def file_store(file, slot_bytes: int) -> CStore:
+    """An entropi_store on an open binary file that holds two slots of `slot_bytes` each."""
+
+    def at(slot: int, offset: int) -> None:
+        file.seek(slot * slot_bytes + offset)
+
+    def erase(_, slot):
+        at(slot, 0)
+        file.write(b"\xff" * slot_bytes)
+        return 0
+
+    def write(_, slot, offset, data, length):
+        at(slot, offset)
+        file.write(c.string_at(data, length))
+        file.flush()
+        return 0
+
+    def read(_, slot, offset, data, length):
+        at(slot, offset)
+        found = file.read(length)
+        c.memmove(data, found, len(found))
+        return int(len(found) != length)
+
+    return CStore(None, slot_bytes, ERASE_FUNCTION(erase), TRANSFER_FUNCTION(write), TRANSFER_FUNCTION(read))

@@ -1,0 +1,110 @@
+"""What every device can do, whether it is a board, an emulated board or this process."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from entropi.device.bundle import Bundle
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """How the head learns; the fields are entropi_head_config's, with its limits."""
+
+    classes: int
+    batch: int = 8
+    bytes_per_parameter: int = 4
+    learning_rate: float = 0.5
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes of arena, part by part: total = weights + momentum + gradient + batch + max(encoder, learning)."""
+
+    weights: int
+    momentum: int
+    gradient: int
+    batch: int
+    encoder: int
+    learning: int
+    total: int
+    given: int = 0
+    missing: int = 0
+
+
+class DeviceError(RuntimeError):
+    """The C runtime refused. `status` is its name, such as E_ARENA; `need` is set where bytes are the reason."""
+
+    def __init__(self, message: str, status: str = "", need: Need | None = None):
+        super().__init__(message)
+        self.status = status
+        self.need = need
+
+
+class Device(ABC):
+    """An encoder and its learning head, open on some device.
+
+    The abstract methods mirror the C API (entropi.h) on int8 inputs [C, H, W] and int8 features [F]; the others work
+    on uint8 images [C, H, W] and are the same everywhere. Every method raises DeviceError when the device refuses.
+    """
+
+    bundle: Bundle
+    need: Need
+
+    @abstractmethod
+    def encode(self, values: np.ndarray) -> np.ndarray:
+        """Run the encoder: int8 [C, H, W] -> int8 [F]."""
+
+    @abstractmethod
+    def learn_features(self, features: np.ndarray, label: int) -> float:
+        """Take in one labelled sample; returns its cross-entropy in nats before the step."""
+
+    @abstractmethod
+    def predict_features(self, features: np.ndarray) -> tuple[int, float]:
+        """The most probable class and its probability."""
+
+    @abstractmethod
+    def flush(self) -> None:
+        """Apply the step for a batch that is not full."""
+
+    @abstractmethod
+    def head(self) -> np.ndarray:
+        """The head's float32 parameters: classes x features weights row by row, then the biases."""
+
+    @abstractmethod
+    def footprint(self) -> dict:
+        """What the session has cost so far, in bytes and, where they can be counted, instructions."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back what the session holds; it can be called twice."""
+
+    def features(self, image: np.ndarray) -> np.ndarray:
+        """Encode one uint8 image [C, H, W] into int8 features [F]."""
+        return self.encode(self.bundle.preprocessing(image))
+
+    def learn(self, image: np.ndarray, label: int) -> float:
+        """Encode and learn one labelled image; returns its loss before the step."""
+        return self.learn_features(self.features(image), label)
+
+    def predict(self, image: np.ndarray) -> tuple[int, float]:
+        """The most probable class of an image and its probability."""
+        return self.predict_features(self.features(image))
+
+    def accuracy(self, samples: Iterable[tuple[np.ndarray, int]]) -> float:
+        """Fraction of (image, label) pairs that `predict` gets right. Raises ValueError when there are none."""
+        hits = [self.predict(image)[0] == label for image, label in samples]
+        if not hits:
+            raise ValueError("accuracy needs at least one sample")
+        return sum(hits) / len(hits)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()

@@ -1,0 +1,109 @@
+/* The encoder: copy the input in, run the layers in order, copy the features out. */
+#include "internal.h"
+
+static void fill(int8_t *p, int8_t value, uint32_t count)
+{
+    while (count--)
+        *p++ = value;
+}
+
+/* Tensors share bytes over time, so each producer writes its output's border anew. */
+static void fill_border(const tensor *t, int8_t *activations)
+{
+    if (t->plane == (uint32_t)t->height * t->width)
+        return;
+    int8_t *plane = activations + t->offset;
+    for (uint32_t c = 0; c < t->channels; c++, plane += t->plane) {
+        /* Right border of one row and left border of the next are neighbours. */
+        const uint32_t gap = (uint32_t)t->right + t->left, first = t->top * t->pitch + t->left;
+        fill(plane, t->zero_point, first);
+        for (uint32_t y = 1; y < t->height; y++)
+            fill(plane + first + y * t->pitch - gap, t->zero_point, gap);
+        const uint32_t last = first + (t->height - 1u) * t->pitch + t->width;
+        fill(plane + last, t->zero_point, t->plane - last);
+    }
+}
+
+static void copy_in(const tensor *t, const int8_t *input, int8_t *activations)
+{
+    fill_border(t, activations);
+    for (uint32_t c = 0; c < t->channels; c++)
+        for (uint32_t y = 0; y < t->height; y++) {
+            int8_t *row = activations + interior(t) + c * t->plane + y * t->pitch;
+            for (uint32_t x = 0; x < t->width; x++)
+                row[x] = *input++;
+        }
+}
+
+static void copy_out(const tensor *t, const int8_t *activations, int8_t *features)
+{
+    for (uint32_t c = 0; c < t->channels; c++)
+        for (uint32_t y = 0; y < t->height; y++) {
+            const int8_t *row = activations + interior(t) + c * t->plane + y * t->pitch;
+            for (uint32_t x = 0; x < t->width; x++)
+                *features++ = row[x];
+        }
+}
+
+static void run_layer(const uint8_t *image, const image_header *h, const layer *l, const tensor *out,
+                      int8_t *activations, uint32_t *row)
+{
+    const tensor in = read_tensor(image, h, l->input);
+    fill_border(out, activations);
+    switch (l->kind) {
+    case LAYER_CONV:
+        run_conv(image, l, &in, out, activations, row);
+        break;
+    case LAYER_MAX_POOL:
+        run_max_pool(l, &in, out, activations);
+        break;
+    case LAYER_ADD: {
+        const tensor second = read_tensor(image, h, l->second);
+        run_add(image, l, &in, &second, out, activations);
+        break;
+    }
+    default:
+        run_mean(image, l, &in, out, activations);
+    }
+}
+
+entropi_status entropi_encode_observed(entropi *self, const int8_t *input, size_t input_length, int8_t *features,
+                                       size_t features_length, entropi_observer *observer, void *context)
+{
+    if (!self || !self->image || !input || !features || features_length != self->features)
+        return ENTROPI_E_ARGUMENT;
+    const image_header h = read_header(self->image);
+    const tensor in = read_tensor(self->image, &h, h.input);
+    if (input_length != (size_t)in.channels * in.height * in.width)
+        return ENTROPI_E_ARGUMENT;
+
+    uint32_t *row = (uint32_t *)(void *)(self->arena + self->working_at);
+    int8_t *activations = (int8_t *)(row + (h.row_entries + (h.row_entries & 1u)));
+    copy_in(&in, input, activations);
+    for (uint32_t i = 0; i < h.layers; i++) {
+        const layer l = read_layer(self->image, &h, i);
+        const tensor out = read_tensor(self->image, &h, l.output);
+        run_layer(self->image, &h, &l, &out, activations, row);
+        if (observer) {
+            const entropi_activation a = {
+                .values = activations + interior(&out),
+                .layer = i,
+                .channels = out.channels,
+                .height = out.height,
+                .width = out.width,
+                .plane = out.plane,
+                .pitch = out.pitch,
+            };
+            observer(context, &a);
+        }
+    }
+    const tensor out = read_tensor(self->image, &h, h.output);
+    copy_out(&out, activations, features);
+    return ENTROPI_OK;
+}
+
+entropi_status entropi_encode(entropi *self, const int8_t *input, size_t input_length, int8_t *features,
+                              size_t features_length)
+{
+    return entropi_encode_observed(self, input, input_length, features, features_length, NULL, NULL);
+}

@@ -1,0 +1,259 @@
+/* Reading and validating an image. All checks stand here; the kernels carry none. */
+#include "internal.h"
+
+image_header read_header(const uint8_t *image)
+{
+    return (image_header){
+        .length = load_u32(image + 8),
+        .tensors = load_u16(image + 12),
+        .layers = load_u16(image + 14),
+        .input = load_u16(image + 16),
+        .output = load_u16(image + 18),
+        .activation_bytes = load_u32(image + 20),
+        .row_entries = load_u32(image + 24),
+        .features = load_u32(image + 28),
+        .input_scale = load_f32(image + 32),
+        .feature_gain = load_f32(image + 36),
+        .centers_at = load_u32(image + 40),
+        .tensors_at = load_u32(image + 44),
+        .layers_at = load_u32(image + 48),
+        .input_zero_point = (int8_t)image[52],
+    };
+}
+
+tensor read_tensor(const uint8_t *image, const image_header *header, uint32_t index)
+{
+    const uint8_t *p = image + header->tensors_at + index * TENSOR_BYTES;
+    tensor t = {
+        .offset = load_u32(p),
+        .channels = load_u16(p + 4),
+        .height = load_u16(p + 6),
+        .width = load_u16(p + 8),
+        .top = p[10],
+        .left = p[11],
+        .bottom = p[12],
+        .right = p[13],
+        .zero_point = (int8_t)p[14],
+    };
+    t.pitch = (uint32_t)t.left + t.width + t.right;
+    t.plane = t.pitch * ((uint32_t)t.top + t.height + t.bottom);
+    return t;
+}
+
+layer read_layer(const uint8_t *image, const image_header *header, uint32_t index)
+{
+    const uint8_t *p = image + header->layers_at + index * LAYER_BYTES;
+    return (layer){
+        .kind = p[0],
+        .encoding = p[1],
+        .input = load_u16(p + 2),
+        .second = load_u16(p + 4),
+        .output = load_u16(p + 6),
+        .kernel_h = p[8],
+        .kernel_w = p[9],
+        .stride_h = p[10],
+        .stride_w = p[11],
+        .pad_top = p[12],
+        .pad_left = p[13],
+        .low = (int8_t)p[14],
+        .high = (int8_t)p[15],
+        .parameters_at = load_u32(p + 16),
+        .weights_at = load_u32(p + 20),
+        .weights_length = load_u32(p + 24),
+    };
+}
+
+/* [at, at + length) lies between the header and the CRC */
+static int inside(const image_header *header, uint32_t at, uint64_t length)
+{
+    return at >= HEADER_BYTES && at + length <= (uint64_t)header->length - CRC_BYTES;
+}
+
+static int tensor_fits(const image_header *header, const tensor *t)
+{
+    const uint64_t plane = (uint64_t)t->pitch * ((uint32_t)t->top + t->height + t->bottom);
+    return t->channels && t->height && t->width && plane <= header->activation_bytes &&
+           t->offset + t->channels * plane <= header->activation_bytes;
+}
+
+/* Every window of the layer stays inside the input's border. */
+static int windows_fit(const layer *l, const tensor *in, const tensor *out)
+{
+    return l->kernel_h && l->kernel_w && l->stride_h && l->stride_w && l->pad_top <= in->top &&
+           l->pad_left <= in->left &&
+           (uint32_t)(out->height - 1) * l->stride_h + l->kernel_h <= (uint32_t)l->pad_top + in->height + in->bottom &&
+           (uint32_t)(out->width - 1) * l->stride_w + l->kernel_w <= (uint32_t)l->pad_left + in->width + in->right;
+}
+
+static int scale_fits(const uint8_t *multiplier, int shift)
+{
+    return load_i32(multiplier) >= 0 && shift >= -31 && shift <= 30;
+}
+
+/* Sums of a row stay in 32 bits: |bias| + 128 * sum |w| does. */
+static int sum_fits(int32_t bias, uint64_t magnitude)
+{
+    return (bias < 0 ? -(int64_t)bias : bias) + (int64_t)(magnitude * 128u) <= INT32_MAX;
+}
+
+static uint32_t magnitude(int8_t w) { return (uint32_t)(w < 0 ? -w : w); }
+
+row_reader open_rows(const uint8_t *weights, uint32_t rows)
+{
+    const uint8_t *counts = weights + 4, *deltas = counts + 2u * rows;
+    return (row_reader){counts, deltas, (const int8_t *)(deltas + load_u32(weights))};
+}
+
+static int sparse_fits(const uint8_t *image, const image_header *header, const layer *l, uint32_t rows,
+                       uint32_t row_length, uint32_t *stored)
+{
+    const uint8_t *weights = image + l->weights_at, *end = weights + l->weights_length;
+    if (l->weights_length < 4u + 2u * rows || load_u32(weights) > l->weights_length - 4u - 2u * rows)
+        return 0;
+    row_reader r = open_rows(weights, rows);
+    const uint8_t *deltas_end = (const uint8_t *)r.values;
+    *stored = 0;
+    for (uint32_t row = 0; row < rows; row++) {
+        const uint32_t count = load_u16(r.counts + 2 * row);
+        uint32_t next = 0;
+        uint64_t total = 0;
+        if (count > header->row_entries || count > (uint32_t)(end - (const uint8_t *)r.values))
+            return 0;
+        for (uint32_t i = 0; i < count; i++) {
+            uint8_t delta;
+            do {
+                if (r.deltas == deltas_end)
+                    return 0;
+                delta = *r.deltas++;
+                next += delta;
+            } while (delta == ESCAPE);
+            if (next >= row_length)
+                return 0;
+            next++;
+            total += magnitude(*r.values++);
+        }
+        if (!sum_fits(load_i32(image + l->parameters_at + 4 * row), total))
+            return 0;
+        *stored += count;
+    }
+    return r.deltas == deltas_end && (const uint8_t *)r.values == end;
+}
+
+static int dense_fits(const uint8_t *image, const layer *l, uint32_t rows, uint32_t row_length, uint32_t *stored)
+{
+    if (l->weights_length != (uint64_t)rows * row_length)
+        return 0;
+    const int8_t *w = (const int8_t *)image + l->weights_at;
+    for (uint32_t row = 0; row < rows; row++) {
+        uint64_t total = 0;
+        for (uint32_t i = 0; i < row_length; i++)
+            total += magnitude(*w++);
+        if (!sum_fits(load_i32(image + l->parameters_at + 4 * row), total))
+            return 0;
+    }
+    *stored = l->weights_length;
+    return 1;
+}
+
+static int conv_fits(const uint8_t *image, const image_header *header, const layer *l, const tensor *in,
+                     const tensor *out, uint32_t *stored)
+{
+    const uint32_t taps = (uint32_t)l->kernel_h * l->kernel_w, rows = out->channels;
+    if (!windows_fit(l, in, out) || taps > 121 || (uint64_t)in->channels * in->plane > 1u << 24 ||
+        !inside(header, l->parameters_at, 9u * rows) || !inside(header, l->weights_at, l->weights_length))
+        return 0;
+    const uint8_t *multipliers = image + l->parameters_at + 4u * rows;
+    const int8_t *shifts = (const int8_t *)multipliers + 4u * rows;
+    for (uint32_t row = 0; row < rows; row++)
+        if (!scale_fits(multipliers + 4 * row, shifts[row]))
+            return 0;
+    return l->encoding == WEIGHTS_SPARSE  ? sparse_fits(image, header, l, rows, in->channels * taps, stored)
+           : l->encoding == WEIGHTS_DENSE ? dense_fits(image, l, rows, in->channels * taps, stored)
+                                          : 0;
+}
+
+static int same_shape(const tensor *a, const tensor *b)
+{
+    return a->channels == b->channels && a->height == b->height && a->width == b->width;
+}
+
+/* `count` pairs of multiplier and shift, int32 each, as add and mean have them */
+static int scales_fit(const uint8_t *image, const image_header *header, const layer *l, uint32_t count)
+{
+    if (!inside(header, l->parameters_at, 8u * count))
+        return 0;
+    for (const uint8_t *p = image + l->parameters_at; count--; p += 8)
+        if (!scale_fits(p, load_i32(p + 4)))
+            return 0;
+    return 1;
+}
+
+entropi_status validate_layers(const uint8_t *image, const image_header *header, uint32_t *nonzeros, uint32_t *macs)
+{
+    *nonzeros = *macs = 0;
+    for (uint32_t i = 0; i < header->layers; i++) {
+        const layer l = read_layer(image, header, i);
+        if (l.input >= header->tensors || l.output >= header->tensors || l.low > l.high)
+            return ENTROPI_E_IMAGE;
+        const tensor in = read_tensor(image, header, l.input), out = read_tensor(image, header, l.output);
+        uint32_t stored = 0;
+        int fits = 0;
+        if (l.kind == LAYER_CONV) {
+            fits = conv_fits(image, header, &l, &in, &out, &stored);
+        } else if (l.kind == LAYER_MAX_POOL) {
+            fits = windows_fit(&l, &in, &out) && in.channels == out.channels;
+        } else if (l.kind == LAYER_ADD && l.second < header->tensors) {
+            const tensor second = read_tensor(image, header, l.second);
+            fits = same_shape(&in, &out) && same_shape(&second, &out) && scales_fit(image, header, &l, 3);
+        } else if (l.kind == LAYER_MEAN) {
+            fits = in.channels == out.channels && out.height == 1 && out.width == 1 &&
+                   (uint32_t)in.height * in.width < 1u << 22 && scales_fit(image, header, &l, 1);
+        }
+        if (!fits)
+            return ENTROPI_E_IMAGE;
+        *nonzeros += stored;
+        *macs += stored * out.height * out.width;
+    }
+    return ENTROPI_OK;
+}
+
+entropi_status entropi_describe(const void *image, size_t image_length, entropi_info *info)
+{
+    if (!image || !info)
+        return ENTROPI_E_ARGUMENT;
+    const uint8_t *p = image;
+    if (image_length < HEADER_BYTES + CRC_BYTES || image_length > INT32_MAX || load_u32(p) != 0x52544E45u ||
+        load_u32(p + 8) != image_length)
+        return ENTROPI_E_IMAGE;
+    if (load_u16(p + 4) != ENTROPI_IMAGE_VERSION)
+        return ENTROPI_E_VERSION;
+    if (entropi_crc32(0, p, image_length - CRC_BYTES) != load_u32(p + image_length - CRC_BYTES))
+        return ENTROPI_E_IMAGE;
+
+    const image_header h = read_header(p);
+    if (h.input >= h.tensors || h.output >= h.tensors || h.features == 0 || h.activation_bytes > INT32_MAX ||
+        h.row_entries > 0xFFFF || !inside(&h, h.centers_at, h.features) ||
+        !inside(&h, h.tensors_at, (uint64_t)h.tensors * TENSOR_BYTES) ||
+        !inside(&h, h.layers_at, (uint64_t)h.layers * LAYER_BYTES) || !(h.feature_gain > 0.0f) ||
+        !(h.feature_gain < 1e9f) || !(h.input_scale > 0.0f))
+        return ENTROPI_E_IMAGE;
+    for (uint32_t i = 0; i < h.tensors; i++) {
+        const tensor t = read_tensor(p, &h, i);
+        if (!tensor_fits(&h, &t))
+            return ENTROPI_E_IMAGE;
+    }
+    const tensor in = read_tensor(p, &h, h.input), out = read_tensor(p, &h, h.output);
+    if ((uint64_t)out.channels * out.height * out.width != h.features || in.zero_point != h.input_zero_point)
+        return ENTROPI_E_IMAGE;
+
+    *info = (entropi_info){
+        .features = h.features,
+        .channels = in.channels,
+        .height = in.height,
+        .width = in.width,
+        .layers = h.layers,
+        .input_scale = h.input_scale,
+        .input_zero_point = h.input_zero_point,
+    };
+    return validate_layers(p, &h, &info->nonzeros, &info->macs);
+}

@@ -1,0 +1,67 @@
+"""Runs in a process of its own: graph.json + weights.safetensors + calibration.npy -> encoder_int8.tflite."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from safetensors.numpy import load_file
+
+
+class Network(tf.Module):
+    """The graph as TensorFlow operations on NHWC tensors."""
+
+    def __init__(self, description: dict, tensors: dict[str, np.ndarray]):
+        super().__init__()
+        self.description = description
+        self.tensors = tensors
+
+    @tf.function
+    def __call__(self, image):
+        values = {self.description["input"]: image}
+        for node in self.description["nodes"]:
+            inputs = [values[name] for name in node["inputs"]]
+            values[node["name"]] = getattr(self, node["op"])(node, *inputs)
+        return values[self.description["output"]]
+
+    def _pad(self, node, x):
+        h, w = node["padding"]
+        return tf.pad(x, [[0, 0], [h, h], [w, w], [0, 0]]) if h or w else x
+
+    def conv(self, node, x):
+        weight = self.tensors[node["name"] + ".weight"].transpose(2, 3, 1, 0)
+        y = tf.nn.conv2d(self._pad(node, x), weight, node["stride"], "VALID")
+        return tf.nn.bias_add(y, self.tensors[node["name"] + ".bias"])
+
+    def relu(self, node, x):
+        return tf.nn.relu(x)
+
+    def max_pool(self, node, x):
+        return tf.nn.max_pool2d(self._pad(node, x), node["kernel"], node["stride"], "VALID")
+
+    def add(self, node, a, b):
+        return a + b
+
+    def mean(self, node, x):
+        return tf.reduce_mean(x, [1, 2], keepdims=True)
+
+
+def main(folder: Path) -> None:
+    description = json.loads((folder / "graph.json").read_text())
+    network = Network(description, load_file(folder / "weights.safetensors"))
+    calibration = np.load(folder / "calibration.npy", allow_pickle=False).transpose(0, 2, 3, 1)
+    c, h, w = description["input_shape"]
+    function = network.__call__.get_concrete_function(tf.TensorSpec([1, h, w, c], tf.float32))
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], network)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: ([image[None]] for image in calibration)
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.inference_input_type = converter.inference_output_type = tf.int8
+    (folder / "encoder_int8.tflite").write_bytes(converter.convert())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
