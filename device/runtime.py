@@ -80,7 +80,9 @@ class HostDevice(Device):
 
     def learn_features(self, features: np.ndarray, label: int) -> float:
         if not 0 <= label < self.head_config.classes:
-            raise DeviceError(f"E_ARGUMENT: label {label} is not below {self.head_config.classes} classes", "E_ARGUMENT")
+            raise DeviceError(
+                f"E_ARGUMENT: label {label} is not below {self.head_config.classes} classes", "E_ARGUMENT"
+            )
         loss = c.c_float()
         features = np.ascontiguousarray(features, np.int8)
         status = library().entropi_learn(

@@ -1,4 +1,4 @@
-"""The C compiler: zig from PyPI, for the host and for every Cortex-M core, with the flags that keep results bit-identical."""
+"""The C compiler: zig from PyPI, for the host and every Cortex-M core, with flags that keep results bit-identical."""
 
 from __future__ import annotations
 
@@ -59,9 +59,8 @@ def zig(*arguments: str | os.PathLike[str], scratch: Path | None = None) -> subp
     environment = {**os.environ, "ZIG_GLOBAL_CACHE_DIR": str(cache_dir() / "zig")}
     if scratch:
         environment["ZIG_LOCAL_CACHE_DIR"] = str(scratch)
-    return subprocess.run(
-        [sys.executable, "-m", "ziglang", *map(os.fspath, arguments)], capture_output=True, text=True, env=environment
-    )
+    command = [sys.executable, "-m", "ziglang", *map(os.fspath, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
 @cache
@@ -71,11 +70,12 @@ def compiler_version() -> str:
 
 
 def build_shared(name: str, sources: tuple[Path, ...], flags: tuple[str, ...] = ()) -> Path:
-    """Compile C sources to a shared library for this machine; built once for each content of sources and headers.
+    """Compile C sources to a shared library for this machine; built once for each content of sources, headers.
 
     Raises ToolchainError with the compiler's message.
     """
-    inputs = [*sources, *sorted(INCLUDE.glob("*.h")), *sorted({h for s in sources for h in s.parent.glob("*.h")})]
+    beside = {header for source in sources for header in source.parent.glob("*.h")}
+    inputs = [*sources, *sorted(INCLUDE.glob("*.h")), *sorted(beside)]
     arguments = ["-O2", *WARNINGS, *NUMERICS, *flags]
     key = hashlib.sha256("\0".join([compiler_version(), sys.platform, *arguments]).encode())
     for path in inputs:
@@ -113,7 +113,7 @@ def compile_object(core: Core, source: Path) -> Path:
 
 
 def link_firmware(core: Core, objects: list[Path], image: bytes, assembly: Path, script: Path, folder: Path) -> Path:
-    """Link objects and a device image into folder/firmware.elf. `assembly` includes the image as ENTROPI_IMAGE.
+    """Link objects and a device image into folder/firmware.elf; `assembly` includes the image as ENTROPI_IMAGE.
 
     Raises ToolchainError with the linker's message.
     """

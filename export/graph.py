@@ -128,9 +128,7 @@ class _Reader:
         elif padding != (0, 0) and self.alias.get(source, source) not in self.nonnegative:
             self._problem(node, "padded MaxPool2d of values that may be negative", "put a ReLU before it")
         else:
-            self._add(
-                node, "max_pool", kernel=_pair(module.kernel_size), stride=_pair(module.stride), padding=padding
-            )
+            self._add(node, "max_pool", kernel=_pair(module.kernel_size), stride=_pair(module.stride), padding=padding)
 
     def _global_mean(self, node: fx.Node) -> None:
         if self._shape(node.all_input_nodes[0])[1:] == (1, 1):

@@ -69,13 +69,17 @@ def encode_rows(weight: np.ndarray) -> bytes:
         for gap in skipped.tolist():
             deltas += bytes([ESCAPE]) * (gap // ESCAPE)
             deltas.append(gap % ESCAPE)
-    return struct.pack("<I", len(deltas)) + counts.astype("<u2").tobytes() + bytes(deltas) + weight[weight != 0].tobytes()
+    return (
+        struct.pack("<I", len(deltas)) + counts.astype("<u2").tobytes() + bytes(deltas) + weight[weight != 0].tobytes()
+    )
 
 
 def _conv_parameters(layer: Layer) -> bytes:
     multipliers, shifts = zip(*layer.scales, strict=True)
     return (
-        layer.bias.astype("<i4").tobytes() + np.array(multipliers, "<i4").tobytes() + np.array(shifts, np.int8).tobytes()
+        layer.bias.astype("<i4").tobytes()
+        + np.array(multipliers, "<i4").tobytes()
+        + np.array(shifts, np.int8).tobytes()
     )
 
 
@@ -84,7 +88,9 @@ def _check(layer: Layer) -> None:
     if layer.kind == CONV and taps > 121:
         raise ImageError(f"{layer.name}: a kernel of {taps} taps; the format holds 121 (11x11); use a smaller kernel")
     if layer.kind == CONV and np.abs(layer.bias).max() >= 1 << 31:
-        raise ImageError(f"{layer.name}: a bias of {np.abs(layer.bias).max()} with the zero point folded in exceeds int32")
+        raise ImageError(
+            f"{layer.name}: a bias of {np.abs(layer.bias).max()} with the zero point folded in exceeds int32"
+        )
     if max(*layer.kernel, *layer.stride, *layer.pad) > 255:
         raise ImageError(f"{layer.name}: kernel, stride or padding above 255; the format holds one byte each")
 

@@ -131,14 +131,14 @@ class _TfliteReader:
             t = self.graph.tensors[index]
             shape = [int(n) for n in t.shape[1:]]
             if t.type != self.schema.TensorType.INT8 or len(shape) not in (1, 3):
-                self.problems.append(f"{t.name.decode()}: an activation must be int8 [1, H, W, C]; quantise the whole model")
+                self.problems.append(
+                    f"{t.name.decode()}: an activation must be int8 [1, H, W, C]; quantise the whole model"
+                )
                 self.network.tensors[index] = Tensor(1, 1, 1, 1.0, 0)
             else:
                 height, width, channels = shape if len(shape) == 3 else (1, 1, shape[0])
                 q = t.quantization
-                self.network.tensors[index] = Tensor(
-                    channels, height, width, float(q.scale[0]), int(q.zeroPoint[0])
-                )
+                self.network.tensors[index] = Tensor(channels, height, width, float(q.scale[0]), int(q.zeroPoint[0]))
         return self.network.tensors[index]
 
     def _source(self, index: int) -> tuple[int, tuple[int, int] | None]:
@@ -169,7 +169,9 @@ class _TfliteReader:
     def _reshape(self, op, name: str) -> None:
         source = self._tensor(op.inputs[0])
         if source.height != 1 or source.width != 1:
-            self.problems.append(f"{name}: RESHAPE of a {source.height}x{source.width} map is not supported; pool it to 1x1")
+            self.problems.append(
+                f"{name}: RESHAPE of a {source.height}x{source.width} map is not supported; pool it to 1x1"
+            )
         self.alias[int(op.outputs[0])] = self.alias.get(int(op.inputs[0]), int(op.inputs[0]))
 
     def _window(self, op, name: str, kernel: tuple[int, int]) -> dict:
@@ -180,7 +182,9 @@ class _TfliteReader:
         a, b = self._tensor(source), self._tensor(op.outputs[0])
         same = options.padding == self.schema.Padding.SAME
         if explicit and same:
-            self.problems.append(f"{name}: PAD before an operator with SAME padding is not supported; use VALID padding")
+            self.problems.append(
+                f"{name}: PAD before an operator with SAME padding is not supported; use VALID padding"
+            )
         sizes = zip((a.height, a.width), (b.height, b.width), kernel, stride, strict=True)
         pad = tuple(_same_pad(*s) for s in sizes) if same else explicit or (0, 0)
         return {"inputs": (source,), "output": int(op.outputs[0]), "stride": stride, "pad": pad}
@@ -238,9 +242,8 @@ def mean_scale(source: Tensor, out: Tensor) -> tuple[int, int]:
     """TFLM's multiplier for MEAN with the division by the number of values folded in."""
     multiplier, shift = quantise_multiplier(source.scale / out.scale)
     count = source.height * source.width
-    room = min(63 - count.bit_length() + 1, 32, 31 + shift) if count > 1 else 0
-    room = max(room, 0)
-    return int((multiplier << room) // count), shift - room
+    room = max(0, min(count.bit_length() - 1, 32, 31 + shift))
+    return (multiplier << room) // count, shift - room
 
 
 def _crop(layer: Layer, source: Tensor, out: Tensor) -> Layer:

@@ -1,0 +1,62 @@
+/* fuzz IMAGE ROUNDS: damage the image, mend its CRC, and run whatever the runtime accepts. Prints how many ran. */
+#include "entropi.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static uint32_t state = 1;
+
+static uint32_t next(void)
+{
+    state ^= state << 13;
+    state ^= state >> 17;
+    return state ^= state << 5;
+}
+
+static int run(const uint8_t *image, size_t length)
+{
+    const entropi_head_config head = {3, 2, 8, 0.1f, 0.9f, 0.0f};
+    entropi_need need;
+    entropi_info info;
+    entropi self;
+    if (entropi_measure(image, length, &head, &need) || entropi_describe(image, length, &info) ||
+        need.total > 1u << 24)
+        return 0;
+    void *arena = malloc(need.total);
+    const size_t input_length = (size_t)info.channels * info.height * info.width;
+    int8_t *input = calloc(input_length, 1), *features = malloc(info.features);
+    int ran = entropi_open(&self, image, length, &head, arena, need.total, NULL) == ENTROPI_OK &&
+              entropi_encode(&self, input, input_length, features, info.features) == ENTROPI_OK;
+    float loss;
+    uint16_t label;
+    for (int i = 0; ran && i < 5; i++) {
+        entropi_learn(&self, features, info.features, (uint16_t)(i % 3), &loss);
+        entropi_predict(&self, features, info.features, &label, &loss);
+    }
+    free(arena), free(input), free(features);
+    return ran;
+}
+
+int main(int argc, char **argv)
+{
+    (void)argc;
+    FILE *file = fopen(argv[1], "rb");
+    uint8_t original[1 << 16];
+    const size_t length = fread(original, 1, sizeof original, file);
+    fclose(file);
+    int ran = 0;
+    for (long round = atol(argv[2]); round > 0; round--) {
+        uint8_t *image = malloc(length);
+        memcpy(image, original, length);
+        for (uint32_t changes = 1 + next() % 3; changes > 0; changes--)
+            image[next() % (length - 4)] = next() & 1 ? (uint8_t)next() : (uint8_t)(1u << next() % 8);
+        const uint32_t crc = entropi_crc32(0, image, length - 4);
+        for (int i = 0; i < 4; i++)
+            image[length - 4 + i] = (uint8_t)(crc >> 8 * i);
+        ran += run(image, length);
+        free(image);
+    }
+    printf("%d\n", ran);
+    return 0;
+}

@@ -1,0 +1,70 @@
+"""Small things: sizes as text, the CRC, the sources' discipline."""
+
+from __future__ import annotations
+
+import ctypes as c
+import shutil
+import subprocess
+import zlib
+from pathlib import Path
+
+import pytest
+from entropi.device import toolchain
+from entropi.device.library import CSelf, library
+from entropi.device.units import parse_bytes
+from hypothesis import given
+from hypothesis import strategies as st
+from networks import residual_network, write
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [(49152, 49152), ("49152", 49152), ("48KiB", 49152), ("48 kB", 48000), ("1 MiB", 1 << 20)]
+)
+def test_sizes(text, size):
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "KiB", "-4", "1.5KiB", "48 furlongs"])
+def test_wrong_sizes_name_the_text(text):
+    with pytest.raises(ValueError, match="is no size"):
+        parse_bytes(text)
+
+
+@given(st.binary(max_size=300), st.integers(0, 300))
+def test_crc_is_zlibs_and_can_be_continued(data, cut):
+    crc = library().entropi_crc32
+    crc.restype = c.c_uint32
+    first = crc(c.c_uint32(0), data[:cut], c.c_size_t(len(data[:cut])))
+    assert crc(c.c_uint32(first), data[cut:], c.c_size_t(len(data[cut:]))) == zlib.crc32(data)
+
+
+def test_the_private_struct_is_as_large_as_python_thinks(tmp_path):
+    source = tmp_path / "size.c"
+    source.write_text('#include "entropi.h"\nint size(void);\nint size(void) { return (int)sizeof(entropi); }\n')
+    built = toolchain.build_shared("size", (source,))
+    assert c.CDLL(str(built)).size() == c.sizeof(CSelf)
+
+
+def test_a_compile_error_is_the_compilers(tmp_path):
+    source = tmp_path / "wrong.c"
+    source.write_text("int f(void) { return undeclared; }\n")
+    with pytest.raises(toolchain.ToolchainError, match="undeclared"):
+        toolchain.build_shared("wrong", (source,))
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="the address sanitiser needs a system compiler named cc")
+def test_the_runtime_is_clean_under_sanitisers(tmp_path):
+    """Random damage with a mended CRC, opened and run where every out-of-bounds access ends the program."""
+    program = tmp_path / "fuzz"
+    flags = ["-std=c99", "-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-ffp-contract=off"]
+    sources = [*toolchain.RUNTIME_SOURCES, Path(__file__).with_name("fuzz.c")]
+    command = ["cc", *flags, f"-I{toolchain.INCLUDE}", *sources, "-o", program]
+    built = subprocess.run(command, capture_output=True, text=True)
+    if built.returncode and "asan" in built.stderr:
+        pytest.skip("the system compiler has no address sanitiser")
+    assert built.returncode == 0, built.stderr
+    (tmp_path / "image").write_bytes(write(residual_network(seed=3, channels=3, size=6)))
+    done = subprocess.run([program, tmp_path / "image", "20000"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    ran = int(done.stdout.split()[0])
+    assert 100 < ran < 20000, f"{ran} of 20000 damaged images were accepted; the test wants some of both"
