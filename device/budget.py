@@ -21,7 +21,7 @@ MOMENTUM = 0.9
 BATCHES = (32, 16, 8, 4, 2, 1)
 
 
-def plan_head(image: bytes, budget: int, classes: int, learning_rate: float = 1.0) -> HeadPlan:
+def plan_head(image: bytes, budget: int, classes: int, learning_rate: float = 3.0) -> HeadPlan:
     """The best head for `classes` classes inside `budget` bytes of arena.
 
     Momentum is worth more than a large batch: 8 bytes a parameter are tried before 4, and with either the largest batch

@@ -37,19 +37,22 @@ class HostDevice(Device):
         self, bundle: Bundle | str | Path, budget: int | str, classes: int = 10, head: HeadConfig | None = None
     ):
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        self.image = c.create_string_buffer(self.bundle.image, len(self.bundle.image))
-        size = parse_bytes(budget)
-        self.head_config = head or plan_head(self.bundle.image, size, classes).head
-        self._arena = (c.c_uint64 * (size // 8 + 1))()
+        self.info = describe(self.bundle.image)
+        self.head_config = head or plan_head(self.bundle.image, parse_bytes(budget), classes).head
+        self._size = parse_bytes(budget)
+        self._arena = (c.c_uint64 * (self._size // 8 + 1))()
+        self._image = c.create_string_buffer(self.bundle.image, len(self.bundle.image))
         self._self = CSelf()
+        self.reset()
+
+    def reset(self) -> None:
         need = CNeed()
         status = library().entropi_open(
-            c.byref(self._self), self.image, c.c_size_t(len(self.bundle.image)), c.byref(c_head(self.head_config)),
-            self._arena, c.c_size_t(size), c.byref(need),
+            c.byref(self._self), self._image, c.c_size_t(len(self.bundle.image)), c.byref(c_head(self.head_config)),
+            self._arena, c.c_size_t(self._size), c.byref(need),
         )  # fmt: skip
         raise_for(status, need)
         self.need = to_need(need)
-        self.info = describe(self.bundle.image)
 
     def encode(self, values: np.ndarray) -> np.ndarray:
         return self._encode(values, None)

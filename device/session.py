@@ -73,6 +73,10 @@ class Device(ABC):
         """Apply the step for a batch that is not full."""
 
     @abstractmethod
+    def reset(self) -> None:
+        """Start again with a head of zeros."""
+
+    @abstractmethod
     def head(self) -> np.ndarray:
         """The head's float32 parameters: classes x features weights row by row, then the biases."""
 

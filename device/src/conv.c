@@ -15,7 +15,7 @@ typedef struct {
     int shift;
 } channel;
 
-static inline void put(const geometry *g, const channel *k, int8_t *to, int32_t sum)
+SPECIALISE void put(const geometry *g, const channel *k, int8_t *to, int32_t sum)
 {
     const int32_t scaled = requantise(sum, k->multiplier, k->shift);
     *to = clamp_i8((int32_t)((uint32_t)scaled + (uint32_t)g->zero_point), g->low, g->high);
@@ -28,7 +28,7 @@ static inline int32_t packed_value(uint32_t w) { return (int8_t)w; }
 
 /* Two groups of four output positions, `apart` input bytes from each other: 1 x 8 or 2 x 4 positions. `stride` is a
  * constant wherever this is inlined. */
-static inline void sum8(const uint32_t *row, uint32_t count, const int8_t *x, uint32_t stride, uint32_t apart,
+SPECIALISE void sum8(const uint32_t *row, uint32_t count, const int8_t *x, uint32_t stride, uint32_t apart,
                         int32_t bias, int32_t sums[8])
 {
     int32_t a = bias, b = bias, c = bias, d = bias, e = bias, f = bias, g = bias, h = bias;
@@ -48,7 +48,7 @@ static inline void sum8(const uint32_t *row, uint32_t count, const int8_t *x, ui
 }
 
 /* The same with two groups of two: 1 x 4 or 2 x 2 positions. */
-static inline void sum4(const uint32_t *row, uint32_t count, const int8_t *x, uint32_t stride, uint32_t apart,
+SPECIALISE void sum4(const uint32_t *row, uint32_t count, const int8_t *x, uint32_t stride, uint32_t apart,
                         int32_t bias, int32_t sums[4])
 {
     int32_t a = bias, b = bias, c = bias, d = bias;
@@ -63,7 +63,7 @@ static inline void sum4(const uint32_t *row, uint32_t count, const int8_t *x, ui
     sums[0] = a, sums[1] = b, sums[2] = c, sums[3] = d;
 }
 
-static inline int32_t sum1(const uint32_t *row, uint32_t count, const int8_t *x, int32_t bias)
+SPECIALISE int32_t sum1(const uint32_t *row, uint32_t count, const int8_t *x, int32_t bias)
 {
     for (const uint32_t *end = row + count; row != end; row++)
         bias += packed_value(*row) * x[packed_offset(*row)];
@@ -80,7 +80,7 @@ static void channel_by_1(const geometry *g, const channel *k, const uint32_t *ro
 }
 
 /* Tiles of rows x columns output positions, two groups of them, until height or width leaves no whole tile. */
-static inline void channel_by_tiles(const geometry *g, const channel *k, const uint32_t *row, uint32_t count,
+SPECIALISE void channel_by_tiles(const geometry *g, const channel *k, const uint32_t *row, uint32_t count,
                                     uint32_t rows, uint32_t columns, uint32_t stride)
 {
     const uint32_t group = rows * columns / 2; /* 4 or 2 */
@@ -105,7 +105,7 @@ static inline void channel_by_tiles(const geometry *g, const channel *k, const u
 }
 
 /* The largest tile that the output's size allows: 1 x 8, 2 x 4 or 2 x 2. */
-static inline void channel_by_largest(const geometry *g, const channel *k, const uint32_t *row, uint32_t count,
+SPECIALISE void channel_by_largest(const geometry *g, const channel *k, const uint32_t *row, uint32_t count,
                                       uint32_t stride)
 {
     if (g->width >= 8)
@@ -157,7 +157,7 @@ static uint32_t decode_row(row_reader *r, const walk *k, uint32_t *row)
 }
 
 /* A dense row at `count` neighbouring output positions, 1 or 4. */
-static inline void dense_sums(const layer *l, const tensor *in, const int8_t *weights, const int8_t *plane,
+SPECIALISE void dense_sums(const layer *l, const tensor *in, const int8_t *weights, const int8_t *plane,
                               uint32_t stride, uint32_t count, int32_t bias, int32_t sums[4])
 {
     int32_t a = bias, b = bias, c = bias, d = bias;

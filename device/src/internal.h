@@ -4,6 +4,13 @@
 
 #include "entropi.h"
 
+/* A kernel whose arguments are constants where it is used: one specialised copy a use, at -Os too. */
+#if defined(__GNUC__)
+#define SPECIALISE static inline __attribute__((always_inline))
+#else
+#define SPECIALISE static inline
+#endif
+
 enum { HEADER_BYTES = 64, TENSOR_BYTES = 16, LAYER_BYTES = 28, CRC_BYTES = 4 };
 enum { LAYER_CONV = 1, LAYER_MAX_POOL = 2, LAYER_ADD = 3, LAYER_MEAN = 4 };
 enum { WEIGHTS_SPARSE = 0, WEIGHTS_DENSE = 1 };
