@@ -10,6 +10,7 @@ import numpy as np
 
 IMAGE = "encoder.entropi"
 REPORT = "report.json"
+GOLDEN = "golden.npz"
 
 
 class BundleError(ValueError):
@@ -48,10 +49,15 @@ class Bundle:
     def open(cls, folder: str | Path) -> Bundle:
         """Read a bundle. Raises BundleError naming the file that is missing or malformed."""
         folder = Path(folder)
-        for name in (IMAGE, REPORT):
+        for name in (IMAGE, REPORT, GOLDEN):
             if not (folder / name).is_file():
                 raise BundleError(f"{folder / name} is missing; make the folder with entropi-export --out {folder}")
         report = json.loads((folder / REPORT).read_text())
         p = report["preprocessing"]
         preprocessing = Preprocessing(tuple(p["mean"]), tuple(p["std"]), p["scale"], p["zero_point"])
         return cls(folder, (folder / IMAGE).read_bytes(), report, preprocessing)
+
+    def golden(self) -> dict[str, np.ndarray]:
+        """Golden vectors: `input` int8 [N, C, H, W], `layer_00` ... int8 [N, c, h, w], `features` int8 [N, F]."""
+        with np.load(self.folder / GOLDEN, allow_pickle=False) as arrays:
+            return dict(arrays)

@@ -38,8 +38,11 @@ class HostDevice(Device):
     ):
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self.info = describe(self.bundle.image)
-        self.head_config = head or plan_head(self.bundle.image, parse_bytes(budget), classes).head
         self._size = parse_bytes(budget)
+        if head is None:
+            plan = plan_head(self.bundle.image, self._size, classes)
+            head, self.gave_up = plan.head, plan.gave_up
+        self.head_config = head
         self._arena = (c.c_uint64 * (self._size // 8 + 1))()
         self._image = c.create_string_buffer(self.bundle.image, len(self.bundle.image))
         self._self = CSelf()

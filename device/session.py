@@ -51,10 +51,13 @@ class Device(ABC):
 
     The abstract methods mirror the C API (entropi.h) on int8 inputs [C, H, W] and int8 features [F]; the others work
     on uint8 images [C, H, W] and are the same everywhere. Every method raises DeviceError when the device refuses.
+    `gave_up` says in words what plan_head left out to fit the budget.
     """
 
     bundle: Bundle
+    head_config: HeadConfig
     need: Need
+    gave_up: tuple[str, ...] = ()
 
     @abstractmethod
     def encode(self, values: np.ndarray) -> np.ndarray:

@@ -30,7 +30,7 @@ class ToolchainError(RuntimeError):
 
 @dataclass(frozen=True)
 class Core:
-    """How zig names a Cortex-M core. `float_abi` hard means the core has a single-precision FPU."""
+    """How zig names a Cortex-M core. `fpu` says that it has a single-precision FPU."""
 
     name: str
     target: str

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from entropi.device.bundle import IMAGE, REPORT, Bundle, Preprocessing
+from entropi.device.bundle import GOLDEN, IMAGE, REPORT, Bundle, Preprocessing
 from entropi.device.files import write_atomically, write_json
 from entropi.device.runtime import HostDevice
 from entropi.device.session import HeadConfig
@@ -91,7 +91,6 @@ def export_encoder(
     on_stage("checking against tflite-micro")
     values = preprocessing(images[:CHECKED_IMAGES])
     golden = _check(model, network, image, preprocessing, values)
-    write_atomically(out / "golden.npz", _npz(golden))
     report = {
         "name": source.name,
         "checks": {
@@ -101,7 +100,7 @@ def export_encoder(
             "int8_cosine": _cosine(network.tensors[network.output], int8_features, features),
         },
     }
-    return _write(out, image, layers, preprocessing, report)
+    return _write(out, image, layers, preprocessing, golden, report)
 
 
 def export_pixels(calibration: ImageSet, out: str | Path) -> Bundle:
@@ -112,8 +111,9 @@ def export_pixels(calibration: ImageSet, out: str | Path) -> Bundle:
     channels, height, width = calibration.images.shape[1:]
     network = Network({0: Tensor(channels, height, width, 1 / 255, -128)}, 0, 0)
     preprocessing = Preprocessing((0.0,) * channels, (1.0,) * channels, 1 / 255, -128)
-    image, layers, _ = _image(network, preprocessing, calibration.images[:CALIBRATION_IMAGES])
-    return _write(Path(out), image, layers, preprocessing, {"name": "pixels", "checks": {}})
+    image, layers, features = _image(network, preprocessing, calibration.images[:CALIBRATION_IMAGES])
+    golden = {"input": preprocessing(calibration.images[:GOLDEN_IMAGES]), "features": features[:GOLDEN_IMAGES]}
+    return _write(Path(out), image, layers, preprocessing, golden, {"name": "pixels", "checks": {}})
 
 
 def _normalise(images: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
@@ -176,10 +176,18 @@ def _npz(arrays: dict[str, np.ndarray]) -> bytes:
     return buffer.getvalue()
 
 
-def _write(out: Path, image: bytes, layers: list[LayerReport], preprocessing: Preprocessing, report: dict) -> Bundle:
+def _write(
+    out: Path,
+    image: bytes,
+    layers: list[LayerReport],
+    preprocessing: Preprocessing,
+    golden: dict[str, np.ndarray],
+    report: dict,
+) -> Bundle:
     """Write the image and, last, the report that makes the folder a bundle."""
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / IMAGE, image)
+    write_atomically(out / GOLDEN, _npz(golden))
     write_atomically(out / "entropi_image.c", c_source(image).encode())
     write_atomically(out / "entropi_image.h", c_header(image).encode())
     totals = {

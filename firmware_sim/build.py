@@ -1,0 +1,112 @@
+"""From a device image and a board to a firmware ELF, with every byte of flash and RAM accounted for."""
+
+from __future__ import annotations
+
+import io
+import re
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from elftools.elf.elffile import ELFFile
+from entropi.device.toolchain import CORES, RUNTIME_SOURCES, ToolchainError, compile_object, link_firmware
+from entropi.firmware_sim.boards import Board, BoardError
+
+FIRMWARE = Path(__file__).resolve().parent / "firmware"
+SOURCES = (*sorted(FIRMWARE.glob("*.c")), *RUNTIME_SOURCES)
+STACK_MINIMUM = 2048  # bytes of RAM kept for the stack at least; the rest of RAM is the stack's too
+COMMAND_BYTES = 64  # the longest command but ENCODE, PREDICT and LEARN, rounded up
+FRAME_LIMIT = 65535  # the frame's length field is 16 bits
+
+LINKER_SCRIPT = """\
+MEMORY
+{{
+    FLASH (rx) : ORIGIN = {flash.origin:#x}, LENGTH = {flash.length:#x}
+    RAM (rw) : ORIGIN = {ram.origin:#x}, LENGTH = {ram.length:#x}
+}}
+arena_bytes = {arena};
+frame_bytes = {frame};
+feature_bytes = {features};
+stack_minimum = {stack};
+INCLUDE "{layout}"
+"""
+OVERFLOW = re.compile(r"will not fit in region '(\w+)': overflowed by (\d+) bytes")
+
+
+@dataclass(frozen=True)
+class Firmware:
+    """A linked firmware.
+
+    `flash` and `ram` hold bytes by section; in `ram`, stack is all that the rest leaves free. `symbols` holds the
+    address of every function and object, the Thumb bit cleared.
+    """
+
+    board: Board
+    elf: bytes = field(repr=False)
+    flash: dict[str, int]
+    ram: dict[str, int]
+    symbols: dict[str, int] = field(repr=False)
+
+
+def build_firmware(image: bytes, board: Board, arena_bytes: int, input_bytes: int, feature_bytes: int) -> Firmware:
+    """Compile (once a core) and link the runtime, the main loop and an image.
+
+    arena_bytes, input_bytes and feature_bytes are what the firmware's arena, its frame buffer and its buffer of
+    features have to hold. Raises BoardError with needed, given and missing bytes where flash or RAM is too small,
+    ToolchainError where the compiler fails.
+    """
+    frame = max(input_bytes, feature_bytes + 2, COMMAND_BYTES)
+    if frame > FRAME_LIMIT:
+        raise BoardError(f"a frame of {frame} bytes exceeds {FRAME_LIMIT}; export with a smaller input")
+    sizes = {"arena": arena_bytes, "frame": frame, "features": feature_bytes, "stack": STACK_MINIMUM}
+    return link(board, [compile_object(CORES[board.core], source) for source in SOURCES], image, sizes)
+
+
+def link(board: Board, objects: list[Path], image: bytes, sizes: dict[str, int]) -> Firmware:
+    """Link any objects as firmware for a board; sizes are bytes of arena, frame, features and least stack."""
+    with tempfile.TemporaryDirectory(prefix="entropi-") as name:
+        folder = Path(name)
+        script = folder / "board.ld"
+        memories = {"flash": board.flash, "ram": board.ram}
+        script.write_text(LINKER_SCRIPT.format(**memories, **sizes, layout=FIRMWARE / "link.ld"))
+        try:
+            elf = link_firmware(CORES[board.core], objects, image, FIRMWARE / "image.S", script, folder)
+        except ToolchainError as error:
+            raise overflow(str(error), board, sizes) or error from None
+        return inspect(board, elf.read_bytes())
+
+
+def overflow(message: str, board: Board, sizes: dict[str, int]) -> BoardError | None:
+    """The linker's complaint about a full region, in bytes; None where it complains of something else."""
+    over: dict[str, int] = {}
+    for region, excess in OVERFLOW.findall(message):
+        over[region] = max(over.get(region, 0), int(excess))
+    lines = []
+    for region, remedy in (
+        ("FLASH", "export a rung with fewer weights, or choose a board with more flash"),
+        ("RAM", f"lower the budget ({sizes['arena']} bytes of arena), or choose a board with more RAM"),
+    ):
+        if region in over:
+            given = getattr(board, region.lower()).length
+            needed = given + over[region]
+            numbers = f"needs {needed} bytes, has {given}, missing {over[region]}"
+            lines.append((f"{board.name}: {region} {numbers}; {remedy}", region.lower(), needed, given))
+    if not lines:
+        return None
+    _, *numbers = lines[0]
+    return BoardError("; ".join(text for text, *_ in lines), *numbers)
+
+
+def inspect(board: Board, elf: bytes) -> Firmware:
+    """Account for the bytes of an ELF that `link` made."""
+    file = ELFFile(io.BytesIO(elf))
+    sections = {s.name: s["sh_size"] for s in file.iter_sections() if s["sh_flags"] & 2}
+    flash = {name: sections.get(f".{name}", 0) for name in ("text", "rodata", "image", "data")}
+    ram = {name: sections.get(f".{name}", 0) for name in ("data", "bss", "buffers", "arena", "stack")}
+    table = file.get_section_by_name(".symtab")
+    symbols = {
+        s.name: s["st_value"] & (~1 if s["st_info"]["type"] == "STT_FUNC" else ~0)
+        for s in table.iter_symbols()
+        if s["st_info"]["type"] != "STT_FILE" and s.name and not s.name.startswith("$")
+    }
+    return Firmware(board, elf, flash, ram, symbols)

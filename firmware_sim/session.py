@@ -1,0 +1,179 @@
+"""A device at the other end of a byte stream, and the one that is emulated here."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from entropi.device.budget import plan_head
+from entropi.device.bundle import Bundle
+from entropi.device.library import CNeed, describe, raise_for, refusal, to_need
+from entropi.device.session import Device, DeviceError, HeadConfig, Need
+from entropi.device.toolchain import CORES, FIRMWARE_FLAGS, NUMERICS, compiler_version
+from entropi.device.units import parse_bytes
+from entropi.firmware_sim.boards import Board, board
+from entropi.firmware_sim.build import build_firmware
+from entropi.firmware_sim.emulator import INSTRUCTION_LIMIT, Emulator
+from entropi.firmware_sim.protocol import Command, Link, Reply, Transport
+
+HEAD_CHUNK = 4096  # bytes of the head read in one frame
+
+
+class Ticks:
+    """What the calls of one kind took."""
+
+    def __init__(self) -> None:
+        self.count = self.last = self.least = self.most = self.sum = 0
+
+    def add(self, ticks: int) -> None:
+        self.least = min(self.least, ticks) if self.count else ticks
+        self.most = max(self.most, ticks)
+        self.last = ticks
+        self.sum += ticks
+        self.count += 1
+
+    def summary(self) -> dict[str, float]:
+        """Calls, and ticks of the last, the least, the most and the mean one; calls alone where there were none."""
+        if not self.count:
+            return {"calls": 0}
+        mean = self.sum / self.count
+        return {"calls": self.count, "last": self.last, "min": self.least, "max": self.most, "mean": mean}
+
+
+class FramedDevice(Device):
+    """A device that runs our firmware, reached through a transport and opened with `head` in `arena_bytes` of arena.
+
+    Raises DeviceError where the device refuses, LinkError (a DeviceError) where it does not answer.
+    """
+
+    def __init__(self, bundle: Bundle, transport: Transport, head: HeadConfig, arena_bytes: int):
+        self.bundle = bundle
+        self.head_config = head
+        self.info = describe(bundle.image)
+        self.ticks = {"encode": Ticks(), "learn": Ticks(), "predict": Ticks()}
+        self._arena_bytes = arena_bytes
+        self._link: Link | None = Link(transport)
+        self.reset()
+
+    def reset(self) -> None:
+        self.need = self._open(self._arena_bytes)
+
+    def encode(self, values: np.ndarray) -> np.ndarray:
+        reply = self._call(Command.ENCODE, np.ascontiguousarray(values, np.int8).tobytes(), "encode")
+        return np.frombuffer(reply.data, np.int8)
+
+    def learn_features(self, features: np.ndarray, label: int) -> float:
+        if not 0 <= label <= 0xFFFF:
+            raise refusal("E_ARGUMENT")
+        payload = struct.pack("<H", label) + np.ascontiguousarray(features, np.int8).tobytes()
+        return struct.unpack("<f", self._call(Command.LEARN, payload, "learn").data)[0]
+
+    def predict_features(self, features: np.ndarray) -> tuple[int, float]:
+        reply = self._call(Command.PREDICT, np.ascontiguousarray(features, np.int8).tobytes(), "predict")
+        return struct.unpack("<Hf", reply.data)
+
+    def flush(self) -> None:
+        self._call(Command.FLUSH)
+
+    def head(self) -> np.ndarray:
+        size = 4 * self.head_config.classes * (self.info.features + 1)
+        parts = [
+            self._call(Command.HEAD, struct.pack("<IH", at, min(HEAD_CHUNK, size - at))).data
+            for at in range(0, size, HEAD_CHUNK)
+        ]
+        return np.frombuffer(b"".join(parts), np.float32)
+
+    def footprint(self) -> dict:
+        """Bytes of arena by part, of stack at its highest, and ticks by kind of call."""
+        used = struct.unpack("<I", self._call(Command.STACK).data)[0]
+        ticks = {name: ticks.summary() for name, ticks in self.ticks.items()}
+        return {"arena": asdict(self.need), "stack_used": used, "ticks": ticks}
+
+    def close(self) -> None:
+        self._link = None
+
+    def _open(self, arena_bytes: int) -> Need:
+        head = self.head_config
+        try:
+            payload = struct.pack(
+                "<HHHfffI", head.classes, head.batch, head.bytes_per_parameter,
+                head.learning_rate, head.momentum, head.weight_decay, arena_bytes,
+            )  # fmt: skip
+        except struct.error:
+            raise refusal("E_ARGUMENT") from None
+        reply = self._request(Command.OPEN, payload)
+        need = CNeed(*struct.unpack("<9I", reply.data)) if reply.data else None
+        raise_for(reply.status, need)
+        return to_need(need)
+
+    def _call(self, command: Command, payload: bytes = b"", kind: str = "") -> Reply:
+        reply = self._request(command, payload)
+        raise_for(reply.status)
+        if kind:
+            self.ticks[kind].add(reply.ticks)
+        return reply
+
+    def _request(self, command: Command, payload: bytes) -> Reply:
+        if self._link is None:
+            raise DeviceError(f"the device is closed, {command.name} cannot be sent; open another")
+        return self._link.request(command, payload)
+
+
+class Simulator(FramedDevice):
+    """An emulated board that runs the real firmware: the session that a board would have, to the byte and instruction.
+
+    `bundle` is a Bundle or its folder, `board` a name of `boards()`, a .toml file or a Board, `budget` the bytes of
+    arena or text such as "48KiB". Without `head`, plan_head picks the best head that fits, told `options`. Raises
+    BoardError when the board's flash or RAM is too small, DeviceError when the runtime refuses, FaultError (a
+    DeviceError) when the firmware faults or takes more than `instruction_limit` instructions for one command.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle | str | Path,
+        board: str | Path | Board = "nucleo-f446re",
+        budget: int | str = "48KiB",
+        classes: int = 10,
+        head: HeadConfig | None = None,
+        instruction_limit: int = INSTRUCTION_LIMIT,
+        **options,
+    ):
+        bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        arena = parse_bytes(budget)
+        self.board = _board(board)
+        if head is None:
+            plan = plan_head(bundle.image, arena, classes, **options)
+            head, self.gave_up = plan.head, plan.gave_up
+        info = describe(bundle.image)
+        inputs = info.channels * info.height * info.width
+        self.firmware = build_firmware(bundle.image, self.board, arena, inputs, info.features)
+        emulator = Emulator(self.board, self.firmware.elf, instruction_limit)
+        super().__init__(bundle, emulator, head, arena)
+
+    def footprint(self) -> dict:
+        """Everything the session costs the board, as a JSON-able dict.
+
+        `arena`, `flash` and `ram` are bytes by part (`given` is what the board has), `stack` bytes used at most
+        since reset of those given, `instructions` by kind of call: those of the C function, and about 20 that read
+        the clock and pass the arguments.
+        """
+        cost = super().footprint()
+        flash, ram = self.firmware.flash, self.firmware.ram
+        core = CORES[self.board.core]
+        return {
+            "board": self.board.name,
+            "core": core.name,
+            "compiler": compiler_version(),
+            "flags": [f"-mcpu={core.cpu}", *FIRMWARE_FLAGS, *NUMERICS],
+            "arena": cost["arena"],
+            "flash": {**flash, "total": sum(flash.values()), "given": self.board.flash.length},
+            "ram": {**ram, "given": self.board.ram.length},
+            "stack": {"used": cost["stack_used"], "given": ram["stack"]},
+            "instructions": cost["ticks"],
+        }
+
+
+def _board(name: str | Path | Board) -> Board:
+    return name if isinstance(name, Board) else board(name)
