@@ -63,16 +63,17 @@ def export_encoder(
     images = calibration.images[:CALIBRATION_IMAGES]
     if images.ndim != 4 or images.shape[1:] != tuple(source.input_shape) or not len(images):
         raise ValueError(
-            f"calibration images have shape {images.shape}; this encoder takes [N, {', '.join(map(str, source.input_shape))}]"
+            f"calibration images have shape {list(images.shape)}; "
+            f"this encoder takes [N, {', '.join(map(str, source.input_shape))}] with N of 1 or more"
         )
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     on_stage("folding batch norm")
-    module = source.encoder()
+    module = source.encoder().eval()
     graph = from_module(module, source.input_shape)
     inputs = _normalise(images, source.mean, source.std)
     with torch.no_grad():
-        features = module(torch.from_numpy(inputs)).numpy()
+        features = module(torch.from_numpy(inputs)).flatten(1).numpy()
 
     on_stage("ONNX")
     write_onnx(graph, out / "encoder.onnx")

@@ -1,4 +1,4 @@
-"""From a torch module to the small graph that every exporter reads: batch norm folded, shapes known, nothing trained."""
+"""From a torch module to the small graph that every exporter reads: batch norm folded, shapes known."""
 
 from __future__ import annotations
 
@@ -64,11 +64,20 @@ class _Reader:
                 self.alias[node.name] = node.name
                 self.graph.input = node.name
             elif node.op == "output":
-                self.graph.output = self.alias.get(node.args[0].name, node.args[0].name)
+                self._output(node.args[0])
             elif node.op == "call_module":
                 self._module(node, self.traced.get_submodule(node.target))
             else:
                 self._function(node)
+
+    def _output(self, value) -> None:
+        if not isinstance(value, fx.Node):
+            self.problems.append(f"output: returns a {type(value).__name__}; return one tensor of features")
+            return
+        shape = self._shape(value)
+        if len(shape) == 3 and shape[1:] != (1, 1):
+            self._problem(value, f"the features are a {shape[1]}x{shape[2]} map", "pool it to 1x1 first")
+        self.graph.output = self.alias.get(value.name, value.name)
 
     def _shape(self, node: fx.Node) -> tuple[int, ...]:
         return tuple(node.meta["tensor_meta"].shape[1:])
@@ -145,7 +154,7 @@ class _Reader:
 
     def _function(self, node: fx.Node) -> None:
         target = node.target
-        if target in (operator.add, operator.iadd, torch.add) and len(node.all_input_nodes) == 2:
+        if target in (operator.add, operator.iadd, torch.add) and len(node.all_input_nodes) == 2 and not node.kwargs:
             self._add(node, "add")
         elif target in (torch.relu, nn.functional.relu) or target == "relu":
             self._add(node, "relu")

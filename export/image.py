@@ -7,7 +7,7 @@ import zlib
 from dataclasses import dataclass
 
 import numpy as np
-from entropi.export.integer import ADD, CONV, KIND_NAMES, Layer, Network
+from entropi.export.integer import ADD, CONV, KIND_NAMES, MEAN, Layer, Network
 from entropi.export.plan import Place, plan
 
 MAGIC = b"ENTR"
@@ -18,6 +18,9 @@ LAYER = struct.Struct("<BBHHHBBBBBBbbIII")
 SPARSE, DENSE = 0, 1
 NO_TENSOR = 0xFFFF
 ESCAPE = 255
+INT32_MAX = (1 << 31) - 1
+MAX_CONV_INPUT = 1 << 24
+MAX_MEAN = (1 << 22) - 1
 
 
 class ImageError(ValueError):
@@ -83,20 +86,34 @@ def _conv_parameters(layer: Layer) -> bytes:
     )
 
 
-def _check(layer: Layer) -> None:
+def _check(network: Network, layer: Layer, places: dict[int, Place]) -> None:
+    """The limits that entropi_open enforces, told while the layer still has a name."""
     taps = layer.kernel[0] * layer.kernel[1]
     if layer.kind == CONV and taps > 121:
         raise ImageError(f"{layer.name}: a kernel of {taps} taps; the format holds 121 (11x11); use a smaller kernel")
-    if layer.kind == CONV and np.abs(layer.bias).max() >= 1 << 31:
+    if layer.kind == CONV:
+        magnitudes = np.abs(layer.weight.reshape(len(layer.weight), -1).astype(np.int64)).sum(axis=1)
+        reach = int((np.abs(layer.bias.astype(np.int64)) + 128 * magnitudes).max())
+        if reach > INT32_MAX:
+            raise ImageError(f"{layer.name}: sums reach {reach}; int32 holds {INT32_MAX}; lower weights or biases")
+        size = places[layer.inputs[0]].bytes
+        if size > MAX_CONV_INPUT:
+            raise ImageError(f"{layer.name}: an input of {size} bytes; the format holds {MAX_CONV_INPUT}; shrink it")
+    source = network.tensors[layer.inputs[0]]
+    if layer.kind == MEAN and source.height * source.width > MAX_MEAN:
         raise ImageError(
-            f"{layer.name}: a bias of {np.abs(layer.bias).max()} with the zero point folded in exceeds int32"
+            f"{layer.name}: a mean of {source.height * source.width} values; the format holds {MAX_MEAN}; pool first"
         )
-    if max(*layer.kernel, *layer.stride, *layer.pad) > 255:
-        raise ImageError(f"{layer.name}: kernel, stride or padding above 255; the format holds one byte each")
+    largest = max(*layer.kernel, *layer.stride, *layer.pad)
+    if largest > 255:
+        raise ImageError(f"{layer.name}: kernel, stride or padding of {largest}; the format holds 255")
 
 
 def write_image(network: Network, centering: Centering) -> tuple[bytes, list[LayerReport]]:
-    """The image of a network and what each of its layers costs. Raises ImageError when a limit of the format is exceeded."""
+    """The image of a network and what each of its layers costs.
+
+    Raises ImageError when a limit of the format is exceeded.
+    """
     places, activation_bytes = plan(network)
     numbers = {index: number for number, index in enumerate(sorted(places))}
     body = bytearray(HEADER.size)
@@ -110,7 +127,7 @@ def write_image(network: Network, centering: Centering) -> tuple[bytes, list[Lay
         return len(body) - len(data)
 
     for layer in network.layers:
-        _check(layer)
+        _check(network, layer, places)
         out = network.tensors[layer.output]
         encoding, weights_at, weights = SPARSE, 0, b""
         if layer.kind == CONV:

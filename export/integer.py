@@ -8,6 +8,7 @@ tflite-micro.
 from __future__ import annotations
 
 import math
+import struct
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -77,9 +78,12 @@ def quantise_multiplier(real: float) -> tuple[int, int]:
 
 
 def window_span(size: int, out: int, kernel: int, stride: int, pad: int) -> tuple[int, int]:
-    """First and one past the last kernel index that meets data at any output position, along one axis."""
+    """First and one past the last kernel index that meets data at any output position, along one axis.
+
+    Where none does, one index is kept: a kernel is never empty.
+    """
     met = [k for k in range(kernel) if any(0 <= o * stride + k - pad < size for o in range(out))]
-    return met[0], met[-1] + 1
+    return (met[0], met[-1] + 1) if met else (0, 1)
 
 
 def _same_pad(size: int, out: int, kernel: int, stride: int) -> int:
@@ -93,7 +97,12 @@ class _TfliteReader:
         from ai_edge_litert import schema_py_generated as schema
 
         self.schema = schema
-        self.model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(model, 0))
+        try:
+            self.model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(model, 0))
+        except (struct.error, TypeError, ValueError) as error:
+            raise UnsupportedError(
+                f"these {len(model)} bytes are no TFLite model, or a damaged one ({error}); give an int8 .tflite file"
+            ) from error
         self.graph = self.model.subgraphs[0]
         self.codes = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
         self.problems: list[str] = []
@@ -104,7 +113,8 @@ class _TfliteReader:
     def read(self) -> Network:
         if len(self.graph.inputs) != 1 or len(self.graph.outputs) != 1:
             self.problems.append(
-                f"the model has {len(self.graph.inputs)} inputs and {len(self.graph.outputs)} outputs; give it one of each"
+                f"the model has {len(self.graph.inputs)} inputs and {len(self.graph.outputs)} outputs; "
+                "give it one of each"
             )
         self._tensor(self.network.input)
         for op in self.graph.operators:
@@ -112,14 +122,18 @@ class _TfliteReader:
             name = self.codes.get(max(code.builtinCode, code.deprecatedBuiltinCode), "CUSTOM")
             handler = getattr(self, f"_{name.lower()}", None)
             if handler is None:
-                where = self.graph.tensors[op.outputs[0]].name.decode()
+                where = self._name(op.outputs[0])
                 self.problems.append(f"{where}: operator {name} is not supported; replace it by a supported one")
             else:
-                handler(op, self.graph.tensors[op.outputs[0]].name.decode())
+                handler(op, self._name(op.outputs[0]))
         if self.problems:
             raise UnsupportedError("cannot put this model on the device:\n  " + "\n  ".join(self.problems))
         self.network.output = self.alias.get(self.network.output, self.network.output)
         return self.network
+
+    def _name(self, index: int) -> str:
+        """A tensor's name; the converter joins the names of fused operators with semicolons, the last one first."""
+        return self.graph.tensors[index].name.decode().split(";")[0]
 
     def _data(self, index: int, dtype: type) -> np.ndarray:
         tensor = self.graph.tensors[index]
@@ -127,6 +141,10 @@ class _TfliteReader:
 
     def _tensor(self, index: int) -> Tensor:
         index = self.alias.get(index, index)
+        if index in self.padded:
+            self.problems.append(
+                f"{self._name(index)}: PAD before anything but CONV_2D and MAX_POOL_2D is not supported; remove it"
+            )
         if index not in self.network.tensors:
             t = self.graph.tensors[index]
             shape = [int(n) for n in t.shape[1:]]
@@ -191,6 +209,10 @@ class _TfliteReader:
 
     def _conv_2d(self, op, name: str) -> None:
         options = op.builtinOptions
+        name = self._name(op.inputs[1])
+        if self.graph.tensors[op.inputs[1]].type != self.schema.TensorType.INT8:
+            self.problems.append(f"{name}: weights must be int8; quantise the whole model")
+            return
         weight = self._data(op.inputs[1], np.int8).transpose(0, 3, 1, 2)
         layer = Layer(
             CONV, name, low=-128, high=127, kernel=weight.shape[2:], **self._window(op, name, weight.shape[2:])
@@ -213,7 +235,10 @@ class _TfliteReader:
         kernel = (options.filterHeight, options.filterWidth)
         window = self._window(op, name, kernel)
         low, high = self._clamp(options.fusedActivationFunction, self._tensor(op.outputs[0]), name)
-        if options.padding == self.schema.Padding.SAME and window["pad"] != (0, 0):
+        a, b = self._tensor(window["inputs"][0]), self._tensor(window["output"])
+        sizes = zip(a.shape[1:], b.shape[1:], kernel, window["stride"], strict=True)
+        reaches_out = any((out - 1) * stride + k > size for size, out, k, stride in sizes)
+        if options.padding == self.schema.Padding.SAME and reaches_out:
             self.problems.append(f"{name}: MAX_POOL_2D with SAME padding is not supported; pad explicitly before it")
         self.network.layers.append(Layer(MAX_POOL, name, low=low, high=high, kernel=kernel, **window))
 

@@ -44,8 +44,12 @@ def run_onnx(path: Path, inputs: np.ndarray) -> np.ndarray:
 
 
 def check_onnx(path: Path, inputs: np.ndarray, features: np.ndarray) -> float:
-    """Largest difference from PyTorch's `features`, relative to their largest magnitude. Raises OnnxError above 1e-3."""
-    difference = float(np.abs(run_onnx(path, inputs) - features).max() / max(np.abs(features).max(), 1e-12))
+    """Largest difference from PyTorch's `features`, relative to their largest magnitude.
+
+    Raises OnnxError above 1e-3.
+    """
+    found = run_onnx(path, inputs).reshape(features.shape)
+    difference = float(np.abs(found - features).max() / max(np.abs(features).max(), 1e-12))
     if not difference <= TOLERANCE:
         raise OnnxError(f"{path}: ONNX Runtime differs from PyTorch by {difference:.2g}, allowed {TOLERANCE:.2g}")
     return difference

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import asdict
+from itertools import dropwhile
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +20,23 @@ class ConversionError(RuntimeError):
     """TensorFlow's converter or an interpreter failed; the message holds the end of what it printed."""
 
 
+def _reason(printed: str) -> str:
+    """The exception in what a worker printed, on one line; after a crash without one, the last lines."""
+    _, traceback, after = printed.rpartition("Traceback (most recent call last):\n")
+    if not traceback:
+        return " | ".join(printed.split("\n")[-4:])
+    message = [line.strip() for line in dropwhile(lambda line: line.startswith(" "), after.splitlines())]
+    return " | ".join(message[:1] + message[1:][-1:])
+
+
 def _run_worker(module: str, folder: Path) -> None:
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"}
-    done = subprocess.run(
-        [sys.executable, "-m", f"entropi.export.{module}", str(folder)], capture_output=True, text=True, env=environment
-    )
+    # By path, so that the process does not import this package and torch with it; -P keeps this folder off sys.path.
+    worker = Path(__file__).with_name(f"{module}.py")
+    done = subprocess.run([sys.executable, "-P", worker, folder], capture_output=True, text=True, env=environment)
     if done.returncode:
         what = f"signal {-done.returncode}" if done.returncode < 0 else f"exit status {done.returncode}"
-        tail = " | ".join(done.stderr.strip().splitlines()[-4:])
-        raise ConversionError(f"{module} ended with {what}: {tail}")
+        raise ConversionError(f"{module} ended with {what}: {_reason(done.stderr.strip())}")
 
 
 def convert(graph: Graph, calibration: np.ndarray) -> bytes:

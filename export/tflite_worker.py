@@ -11,6 +11,11 @@ import tensorflow as tf
 from safetensors.numpy import load_file
 
 
+def _scope(node: dict) -> str:
+    """The node's name as TensorFlow takes it: it may not begin with the underscore that torch.fx puts before digits."""
+    return node["name"].lstrip("_")
+
+
 class Network(tf.Module):
     """The graph as TensorFlow operations on NHWC tensors."""
 
@@ -19,7 +24,7 @@ class Network(tf.Module):
         self.description = description
         self.tensors = tensors
 
-    @tf.function
+    @tf.function(autograph=False)
     def __call__(self, image):
         values = {self.description["input"]: image}
         for node in self.description["nodes"]:
@@ -33,20 +38,20 @@ class Network(tf.Module):
 
     def conv(self, node, x):
         weight = self.tensors[node["name"] + ".weight"].transpose(2, 3, 1, 0)
-        y = tf.nn.conv2d(self._pad(node, x), weight, node["stride"], "VALID")
-        return tf.nn.bias_add(y, self.tensors[node["name"] + ".bias"])
+        y = tf.nn.conv2d(self._pad(node, x), weight, node["stride"], "VALID", name=_scope(node))
+        return tf.nn.bias_add(y, self.tensors[node["name"] + ".bias"], name=_scope(node))
 
     def relu(self, node, x):
-        return tf.nn.relu(x)
+        return tf.nn.relu(x, name=_scope(node))
 
     def max_pool(self, node, x):
-        return tf.nn.max_pool2d(self._pad(node, x), node["kernel"], node["stride"], "VALID")
+        return tf.nn.max_pool2d(self._pad(node, x), node["kernel"], node["stride"], "VALID", name=_scope(node))
 
     def add(self, node, a, b):
-        return a + b
+        return tf.add(a, b, name=_scope(node))
 
     def mean(self, node, x):
-        return tf.reduce_mean(x, [1, 2], keepdims=True)
+        return tf.reduce_mean(x, [1, 2], keepdims=True, name=_scope(node))
 
 
 def main(folder: Path) -> None:

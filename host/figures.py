@@ -1,0 +1,99 @@
+"""Figures: the analogue of ENTROPI's Fig. 3."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
+
+from .probe import HeadAccuracy
+from .selection import Selection
+
+# Okabe and Ito's colours, told apart with every kind of colour blindness.
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#6B6B6B"
+
+
+def entropy_figure(
+    selection: Selection,
+    accuracies: Sequence[HeadAccuracy],
+    path: str | Path,
+    baseline: HeadAccuracy | None = None,
+) -> None:
+    """Entropy and head accuracy of every rung over alpha, the choice marked, as PNG, SVG or PDF by the suffix.
+
+    `accuracies` holds one value a rung, in the order of `selection.rungs`; ValueError is raised where it does not.
+    `baseline` is the accuracy of a head on raw pixels, drawn as a level line. Bars are one standard deviation over
+    the random draws of the few samples."""
+    if len(accuracies) != len(selection.rungs):
+        raise ValueError(f"{len(accuracies)} accuracies for {len(selection.rungs)} rungs; give one a rung")
+    figure = Figure(figsize=(8, 5.6), dpi=160, layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1.1))
+    _entropies(top, selection)
+    _accuracies(bottom, selection, accuracies, baseline)
+    chosen = next(rung for rung in selection.rungs if rung.rung == selection.rung)
+    for axes in (top, bottom):
+        axes.axvline(chosen.alpha, color=GREY, linewidth=1.2, linestyle=(0, (4, 3)), zorder=0)
+        axes.grid(axis="y", color="#E4E4E4", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    top.set_title(
+        f"Chosen by {selection.estimator} entropy: rung {chosen.rung}, {chosen.alpha:.2%} of the weights",
+        loc="left",
+        fontsize=11.5,
+    )
+    figure.savefig(path)
+
+
+def _entropies(axes: Axes, selection: Selection) -> None:
+    alphas = [rung.alpha for rung in selection.rungs]
+    largest = {
+        "spectral": (BLUE, "o", 2.2),
+        "marginal": (PURPLE, "s", 1.3),
+        "joint": (GREEN, "^", 1.3),
+    }
+    for name, (colour, marker, width) in largest.items():
+        values = [getattr(rung.entropy, name) for rung in selection.rungs]
+        top = max(values) or 1.0
+        axes.plot(
+            alphas,
+            [value / top for value in values],
+            color=colour,
+            marker=marker,
+            markersize=3 + width,
+            linewidth=width,
+            label=f"{name} (1 = {top:.3g} nats)",
+        )
+    axes.set_ylabel("entropy / its maximum")
+    axes.set_ylim(0, 1.08)
+    axes.legend(frameon=False, fontsize=9, ncols=3, loc="lower left")
+
+
+def _accuracies(
+    axes: Axes, selection: Selection, accuracies: Sequence[HeadAccuracy], baseline: HeadAccuracy | None
+) -> None:
+    alphas = [rung.alpha for rung in selection.rungs]
+    few, spread = [a.few_mean for a in accuracies], [a.few_std for a in accuracies]
+    count = accuracies[0].samples_a_class
+    source = [rung.source_accuracy for rung in selection.rungs]
+    axes.plot(alphas, [a.all for a in accuracies], color=GREEN, marker="D", markersize=4, label="head, all samples")
+    axes.errorbar(
+        alphas, few, spread, color=ORANGE, marker="o", markersize=4.5, capsize=2.5, label=f"head, {count} a class"
+    )
+    if baseline:
+        label = f"raw pixels, {baseline.samples_a_class} a class"
+        axes.axhline(baseline.few_mean, color=BLUE, linewidth=1.2, linestyle=(0, (6, 3)), label=label)
+    axes.plot(alphas, source, color=GREY, linewidth=1.3, linestyle=":", label="source task")
+    axes.set_ylabel("test accuracy")
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.set_xlabel("fraction of encoder weights kept, α")
+    axes.set_xscale("log")
+    axes.set_xlim(max(alphas) * 1.15, min(alphas) / 1.15)
+    axes.xaxis.set_major_locator(FixedLocator([1, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda alpha, _: f"{alpha:.3g}"))
+    low, high = axes.get_ylim()
+    axes.set_ylim(low - 0.2 * (high - low), min(high, 1.02))
+    axes.legend(frameon=False, fontsize=9, ncols=4, loc="lower left", columnspacing=1.4)

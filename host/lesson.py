@@ -1,0 +1,120 @@
+"""Teaching a device: every image is encoded once, on the device; the head then learns from the features, by SGD."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from entropi.device import Device
+from entropi.host.data import Dataset, Split, few_shot_indices
+
+Progress = Callable[[int, int, str], None]
+
+EPOCHS = {"few": 30, "all": 10}
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """int8 features [N, F] as the device computed them, with their labels."""
+
+    features: np.ndarray
+    labels: np.ndarray
+
+    def __getitem__(self, index: np.ndarray) -> Encoded:
+        return Encoded(self.features[index], self.labels[index])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Grades:
+    """Accuracy on the test split, 0..1: `few` for each random draw of `samples_a_class`, `all` with every sample."""
+
+    samples_a_class: int
+    few: tuple[float, ...]
+    all: float
+
+    @property
+    def few_mean(self) -> float:
+        return float(np.mean(self.few))
+
+    @property
+    def few_std(self) -> float:
+        """Standard deviation over the draws."""
+        return float(np.std(self.few, ddof=1)) if len(self.few) > 1 else 0.0
+
+
+def encode(device: Device, split: Split, progress: Progress | None = None, text: str = "encoding") -> Encoded:
+    """Features of every image of `split`. `progress` gets (images done, images in all, text)."""
+    features = []
+    for done, (image, _) in enumerate(split, start=1):
+        features.append(device.features(image))
+        if progress:
+            progress(done, len(split), text)
+    return Encoded(np.stack(features), split.labels)
+
+
+def teach(device: Device, samples: Encoded, epochs: int, seed: int = 0, on_sample: Callable[[], None] | None = None):
+    """Learn `samples` for `epochs` rounds, each in a new random order; returns the mean loss of each round in nats."""
+    rng = np.random.default_rng(seed)
+    losses = []
+    for _ in range(epochs):
+        total = 0.0
+        for i in rng.permutation(len(samples)):
+            total += device.learn_features(samples.features[i], int(samples.labels[i]))
+            if on_sample:
+                on_sample()
+        losses.append(total / len(samples))
+    device.flush()
+    return losses
+
+
+def grade(device: Device, samples: Encoded) -> float:
+    """Fraction of `samples` that the device predicts right."""
+    hits = [device.predict_features(x)[0] == y for x, y in zip(samples.features, samples.labels, strict=True)]
+    return float(np.mean(hits))
+
+
+def lesson(
+    device: Device,
+    train: Encoded,
+    test: Encoded,
+    samples_a_class: int = 10,
+    draws: int = 5,
+    progress: Progress | None = None,
+) -> Grades:
+    """Teach the device from nothing: `draws` times with few samples, then with all of them.
+
+    The head of the last lesson, with every sample, stays on the device. Raises ValueError when a class has fewer than
+    `samples_a_class` samples.
+    """
+    lessons = [(train[few_shot_indices(train.labels, samples_a_class, seed=d)], EPOCHS["few"]) for d in range(draws)]
+    lessons.append((train, EPOCHS["all"]))
+    total = sum(len(samples) * epochs for samples, epochs in lessons)
+    done = 0
+    accuracies = []
+    for number, (samples, epochs) in enumerate(lessons):
+        text = f"learning, {samples_a_class} a class, draw {number + 1}" if number < draws else "learning, all samples"
+
+        def on_sample(text: str = text) -> None:
+            nonlocal done
+            done += 1
+            if progress:
+                progress(done, total, text)
+
+        device.reset()
+        teach(device, samples, epochs, seed=number, on_sample=on_sample)
+        accuracies.append(grade(device, test))
+    return Grades(samples_a_class, tuple(accuracies[:-1]), accuracies[-1])
+
+
+def check_target(target: Dataset, device_shape: tuple[int, int, int], samples_a_class: int) -> None:
+    """Raise ValueError, before any long work, when the images do not fit the encoder or a class is too small."""
+    if target.input_shape != device_shape:
+        raise ValueError(
+            f"{target.name} has images of {target.input_shape} and the encoder takes {device_shape}; "
+            "choose a target of that shape"
+        )
+    few_shot_indices(target.train.labels, samples_a_class)

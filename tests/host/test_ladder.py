@@ -1,0 +1,200 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from entropi.host import archs, characters, data, pruning, training
+from entropi.host.ladder import Ladder, LadderError
+from entropi.host.schedule import Schedule
+
+TINY = Path(__file__).with_name("tiny.py")
+
+
+def test_rungs_keep_exactly_their_share_and_are_nested(tiny_ladder, tiny_source):
+    assert tiny_ladder.complete and len(tiny_ladder) == 3
+    assert [rung.alpha for rung in tiny_ladder] == pytest.approx([1, 0.2, 0.04])
+    before = None
+    for rung in tiny_ladder:
+        weights = pruning.prunable(rung.model())
+        total = sum(w.numel() for w in weights.values())
+        assert rung.nonzeros == pruning.nonzeros(weights) == round(rung.alpha * total)
+        if before:
+            assert not any(((w != 0) & (before[name] == 0)).any() for name, w in weights.items())
+        before = weights
+        assert rung.source_accuracy == training.accuracy(rung.model(), tiny_source.test)
+
+
+def test_a_rung_says_what_export_needs(tiny_ladder):
+    rung = tiny_ladder[1]
+    assert rung.name == "resnet18-rung01"
+    assert (rung.mean, rung.std, rung.input_shape) == ((0.5,) * 3, (0.5,) * 3, (3, 32, 32))
+    assert len(rung.classes) == 36
+    model, encoder = rung.model(), rung.encoder()
+    assert not model.training and not encoder.training
+    with torch.no_grad():
+        assert encoder(torch.zeros(2, 3, 32, 32)).shape == (2, 512)
+        assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 36)
+
+
+def test_opening_again_reads_the_same_ladder(tiny_ladder):
+    again = Ladder.open(tiny_ladder.path)
+    assert [rung.metadata for rung in again] == [rung.metadata for rung in tiny_ladder]
+    assert again.schedule == tiny_ladder.schedule and again.threads == 1
+    assert sorted(p.name for p in again.path.iterdir()) == [
+        "ladder.json", *(f"rung-0{i}.safetensors" for i in range(3)),
+    ]  # fmt: skip
+    assert again[2].path.stat().st_size < again[0].path.stat().st_size / 8
+
+
+def test_building_leaves_the_callers_threads_and_random_state_alone(tiny_ladder, tiny, tiny_source):
+    threads, state = torch.get_num_threads(), torch.random.get_rng_state()
+    tiny_ladder[0].encoder()
+    tiny.build(tiny_ladder.path, tiny_source)
+    assert torch.get_num_threads() == threads and torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_killed_anywhere_the_next_run_ends_with_the_same_bytes(tiny_ladder, tmp_path):
+    folder = tmp_path / "ladder"
+    events = {
+        "step:1": 0,  # nothing saved but ladder.json
+        "rename:checkpoint.safetensors": 0,  # the checkpoint of the first epoch lies there under its temporary name
+        "step:5": 0,  # from the checkpoint on
+        "rename:ladder.json": 0,  # rung 0 is on the disk, ladder.json does not know it yet
+        "remove:checkpoint.safetensors": 1,  # rung 0 is finished, its checkpoint is still there
+        "rename:rung-01.safetensors": 1,  # rung 1 lies there under its temporary name
+    }
+    command = [sys.executable, TINY, folder, *events, "never:"]
+    process = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    expected = [f"{event} -9 {rungs}" for event, rungs in events.items()] + ["never: 0 3"]
+    assert process.stdout.splitlines() == expected, process.stderr
+    assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in tiny_ladder.path.iterdir())
+    for rung, undisturbed in zip(Ladder.open(folder), tiny_ladder, strict=True):
+        assert rung.path.read_bytes() == undisturbed.path.read_bytes(), rung.name
+
+
+@pytest.fixture
+def copy(tiny_ladder, tmp_path):
+    return shutil.copytree(tiny_ladder.path, tmp_path / "copy")
+
+
+def test_truncated_rung_is_named_at_opening(copy):
+    file = copy / "rung-01.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(LadderError, match=r"rung-01\.safetensors is damaged: it has \d+ bytes"):
+        Ladder.open(copy)
+
+
+def test_flipped_bit_is_named_at_reading(copy):
+    file = copy / "rung-02.safetensors"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    ladder = Ladder.open(copy)
+    ladder[1].model()
+    with pytest.raises(LadderError, match=r"rung-02\.safetensors is damaged.*SHA-256") as caught:
+        ladder[2].model()
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_rung_is_named(copy):
+    (copy / "rung-00.safetensors").unlink()
+    with pytest.raises(LadderError, match=r"rung-00\.safetensors is missing"):
+        Ladder.open(copy)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "\0", '{"format": 1}', '{"format": 99}'])
+def test_damaged_index_is_named(copy, content):
+    (copy / "ladder.json").write_text(content)
+    with pytest.raises(LadderError, match=r"ladder\.json (is damaged|has format)"):
+        Ladder.open(copy)
+
+
+def test_damaged_checkpoint_is_named(tiny, tiny_source, copy):
+    content = json.loads((copy / "ladder.json").read_text())
+    content["rungs"].pop()
+    (copy / "ladder.json").write_text(json.dumps(content))
+    (copy / "checkpoint.safetensors").write_bytes(b"damaged")
+    with pytest.raises(LadderError, match=r"checkpoint\.safetensors is damaged.*delete it"):
+        tiny.build(copy, tiny_source)
+
+
+def test_a_folder_without_a_ladder(tmp_path):
+    with pytest.raises(LadderError, match=r"ladder\.json is missing; build one"):
+        Ladder.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 4}, "seed = 3 and is now asked for 4"),
+        ({"threads": 2}, "threads = 1 and is now asked for 2"),
+        ({"source": "builtin:digits"}, "source = 'tiny characters' and is now asked for 'builtin:digits'"),
+        ({"schedule": Schedule(epochs_dense=9)}, "schedule.epochs_dense = 2 and is now asked for 9"),
+        ({"arch": "resnet50"}, "arch = 'resnet18' and is now asked for 'resnet50'"),
+    ],
+)
+def test_other_settings_are_refused(tiny, tiny_source, tiny_ladder, change, message):
+    settings = {"source": tiny_source, "schedule": tiny.SCHEDULE, "seed": 3, "threads": 1} | change
+    with pytest.raises(LadderError, match=message) as caught:
+        Ladder.build(tiny_ladder.path, **settings)
+    assert "\n" not in str(caught.value) and "choose another folder" in str(caught.value)
+
+
+def test_other_images_under_the_same_name_are_refused(tiny, tiny_source, tiny_ladder):
+    other = characters.draw(96, torch.Generator().manual_seed(1))
+    source = data.Dataset(tiny_source.name, tiny_source.classes, other, tiny_source.test)
+    with pytest.raises(LadderError, match="source_sha256"):
+        tiny.build(tiny_ladder.path, source)
+
+
+def test_wrong_names_are_refused_before_anything_is_written(tmp_path):
+    folder = tmp_path / "ladder"
+    with pytest.raises(ValueError, match="choose from resnet18"):
+        Ladder.build(folder, arch="resnet19", source="builtin:digits")
+    with pytest.raises(ValueError, match="choose from builtin:characters"):
+        Ladder.build(folder, source="builtin:nothing")
+    with pytest.raises(ValueError, match="1 channels and resnet18 takes 3"):
+        Ladder.build(folder, source="builtin:digits8x8")
+    for wrong in ({"seed": -1}, {"threads": 0}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))} is"):
+            Ladder.build(folder, **wrong)
+    assert not folder.exists()
+
+
+def test_progress_counts_every_step_once(tiny, tiny_source, tmp_path):
+    seen = []
+    schedule = Schedule(epochs_dense=1, epochs_rung=1, batch=32, samples_rung=32, step=0.1, stop=0.2)
+    source = data.Dataset("t", tiny_source.classes, tiny_source.train, tiny_source.test[:20])
+    Ladder.build(tmp_path, source=source, schedule=schedule, threads=1, progress=lambda *args: seen.append(args))
+    assert [(done, total) for done, total, _ in seen] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_divergence_is_an_error_not_a_rung(tiny_source, tmp_path):
+    schedule = Schedule(epochs_dense=2, epochs_rung=1, batch=32, lr=1e30, stop=0.9)
+    with pytest.raises(training.TrainingError, match="choose a lower one"):
+        Ladder.build(tmp_path, source=tiny_source, schedule=schedule, threads=1)
+    assert len(Ladder.open(tmp_path)) == 0
+
+
+def test_default_schedule_has_twenty_rungs():
+    alphas = Schedule().alphas()
+    assert len(alphas) == 20 and alphas[0] == 1 and alphas[-2] > 0.005 >= alphas[-1]
+    np.testing.assert_allclose(np.divide(alphas[1:], alphas[:-1]), 0.75)
+
+
+@pytest.mark.parametrize("wrong", [{"batch": 0}, {"lr": -1.0}, {"lr": float("nan")}, {"step": 1.0}, {"stop": 0.0}])
+def test_schedule_out_of_range(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} is "):
+        Schedule(**wrong)
+
+
+def test_network_trained_with_short_batches_only():
+    split = characters.draw(5, torch.Generator().manual_seed(0))
+    plan = training.Optimisation(epochs=1, lr=0.01, batch=128)
+    model = archs.build("resnet18", 36)
+    assert np.isfinite(training.fit_epoch(model, training.sgd(model, plan), split, plan, 0, (0,)))
