@@ -1,4 +1,4 @@
-"""The C runtime in this process: the same sources that go onto the board, compiled for the host and called by ctypes."""
+"""The C runtime in this process: the sources that go onto the board, compiled for the host, called by ctypes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+
 from entropi.device.budget import plan_head
 from entropi.device.bundle import Bundle
 from entropi.device.library import (

@@ -2,7 +2,16 @@
 
 from entropi.export.encoder import CheckError, export_encoder, export_pixels
 from entropi.export.graph import UnsupportedError
+from entropi.export.image import ImageError
 from entropi.export.onnx import OnnxError
 from entropi.export.tflite import ConversionError
 
-__all__ = ["CheckError", "ConversionError", "OnnxError", "UnsupportedError", "export_encoder", "export_pixels"]
+__all__ = [
+    "CheckError",
+    "ConversionError",
+    "ImageError",
+    "OnnxError",
+    "UnsupportedError",
+    "export_encoder",
+    "export_pixels",
+]

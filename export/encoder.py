@@ -10,6 +10,8 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from torch import nn
+
 from entropi.device.bundle import GOLDEN, IMAGE, REPORT, Bundle, Preprocessing
 from entropi.device.files import write_atomically, write_json
 from entropi.device.runtime import HostDevice
@@ -20,7 +22,6 @@ from entropi.export.graph import from_module
 from entropi.export.image import Centering, LayerReport, write_image
 from entropi.export.integer import Network, Tensor, from_tflite
 from entropi.export.onnx import check_onnx, write_onnx
-from torch import nn
 
 GOLDEN_IMAGES = 4
 CHECKED_IMAGES = 100
@@ -58,7 +59,8 @@ def export_encoder(
 
     The first 256 images of `calibration` set the integer network's ranges and the head's centring. The device image is
     run on 100 of them against tflite-micro and has to give the same bytes. `on_stage` is told what is being done.
-    Raises ValueError (calibration of the wrong shape), UnsupportedError, ConversionError, OnnxError or CheckError.
+    Raises ValueError (calibration of the wrong shape), UnsupportedError, ConversionError, ImageError, OnnxError or
+    CheckError.
     """
     images = calibration.images[:CALIBRATION_IMAGES]
     if images.ndim != 4 or images.shape[1:] != tuple(source.input_shape) or not len(images):

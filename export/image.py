@@ -7,6 +7,7 @@ import zlib
 from dataclasses import dataclass
 
 import numpy as np
+
 from entropi.export.integer import ADD, CONV, KIND_NAMES, MEAN, Layer, Network
 from entropi.export.plan import Place, plan
 
@@ -20,7 +21,7 @@ NO_TENSOR = 0xFFFF
 ESCAPE = 255
 INT32_MAX = (1 << 31) - 1
 MAX_CONV_INPUT = 1 << 24
-MAX_MEAN = (1 << 22) - 1
+MAX_MEAN = (1 << 21) - 1
 
 
 class ImageError(ValueError):
@@ -93,7 +94,8 @@ def _check(network: Network, layer: Layer, places: dict[int, Place]) -> None:
         raise ImageError(f"{layer.name}: a kernel of {taps} taps; the format holds 121 (11x11); use a smaller kernel")
     if layer.kind == CONV:
         magnitudes = np.abs(layer.weight.reshape(len(layer.weight), -1).astype(np.int64)).sum(axis=1)
-        reach = int((np.abs(layer.bias.astype(np.int64)) + 128 * magnitudes).max())
+        rounding = np.array([1 << -shift >> 1 if shift < 0 else 0 for _, shift in layer.scales])
+        reach = int((np.abs(layer.bias.astype(np.int64)) + 128 * magnitudes + rounding).max())
         if reach > INT32_MAX:
             raise ImageError(f"{layer.name}: sums reach {reach}; int32 holds {INT32_MAX}; lower weights or biases")
         size = places[layer.inputs[0]].bytes

@@ -12,6 +12,7 @@ import struct
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+
 from entropi.export.graph import UnsupportedError
 
 CONV, MAX_POOL, ADD, MEAN = 1, 2, 3, 4

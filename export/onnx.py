@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
+
 from entropi.export.graph import Graph
 
 TOLERANCE = 1e-3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from entropi.export.integer import Network
+from entropi.export.integer import CONV, MAX_POOL, Network
 
 ALIGNMENT = 4
 
@@ -22,7 +22,7 @@ def borders(network: Network) -> dict[int, tuple[int, int, int, int]]:
     """The border each tensor needs so that every window of every reader stays inside it."""
     need = {index: [0, 0, 0, 0] for index in network.tensors}
     for layer in network.layers:
-        if len(layer.inputs) > 1 or layer.weight is None and layer.kernel == (1, 1):
+        if layer.kind not in (CONV, MAX_POOL):
             continue
         source, out = network.tensors[layer.inputs[0]], network.tensors[layer.output]
         sizes = zip(source.shape[1:], out.shape[1:], layer.kernel, layer.stride, layer.pad, strict=True)

@@ -12,8 +12,9 @@ from itertools import dropwhile
 from pathlib import Path
 
 import numpy as np
-from entropi.export.graph import Graph
 from safetensors.numpy import save_file
+
+from entropi.export.graph import Graph
 
 
 class ConversionError(RuntimeError):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from elftools.elf.elffile import ELFFile
+
 from entropi.device.toolchain import CORES, RUNTIME_SOURCES, ToolchainError, compile_object, link_firmware
 from entropi.firmware_sim.boards import Board, BoardError
 

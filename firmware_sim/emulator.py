@@ -7,12 +7,13 @@ import io
 from pathlib import Path
 
 from elftools.elf.elffile import ELFFile
+from unicorn import Uc, UcError, arm_const, unicorn_const
+from unicorn.unicorn_py3.unicorn import uclib
+
 from entropi.device.session import DeviceError
 from entropi.device.toolchain import build_shared
 from entropi.firmware_sim.boards import Board, BoardError
 from entropi.firmware_sim.debug import UNKNOWN, Symbols
-from unicorn import Uc, UcError, arm_const, unicorn_const
-from unicorn.unicorn_py3.unicorn import uclib
 
 MODELS = {"cortex-m4f": arm_const.UC_CPU_ARM_CORTEX_M4}
 SYSTEM_CONTROL = 0xE000E000  # one page: startup.c turns the FPU on there

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+
 from entropi.device.budget import plan_head
 from entropi.device.bundle import Bundle
 from entropi.device.library import CNeed, describe, raise_for, refusal, to_need

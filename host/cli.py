@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from entropi.host.tables import table
 from rich.console import Console, Group, RenderableType
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
+
+from entropi.host.tables import table
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich", add_completion=False)
 export_app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode="rich", add_completion=False)
@@ -236,8 +237,8 @@ def simulate(
     check_target(dataset, (info.channels, info.height, info.width), samples)
     with Simulator(opened, board=board, budget=budget, classes=len(dataset.classes)) as device:
         with _bar("simulate") as progress:
-            train = encode(device, dataset.train, progress, "encoding the training images")
-            test = encode(device, dataset.test, progress, "encoding the held-out images")
+            train = encode([device], dataset.train, progress, "encoding the training images")
+            test = encode([device], dataset.test, progress, "encoding the held-out images")
             grades = lesson(device, train, test, samples, draws, progress)
         content = {
             "target": target,

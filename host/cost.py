@@ -19,7 +19,7 @@ import torch
 import torchvision
 from torch import nn
 
-from . import archs
+from entropi.host import archs
 
 BYTES_A_PARAMETER = 12
 

@@ -86,19 +86,19 @@ class Dataset:
 
 
 def _characters() -> Dataset:
-    from . import characters
+    from entropi.host import characters
 
     return characters.load()
 
 
 def _digits() -> Dataset:
-    from . import digits
+    from entropi.host import digits
 
     return digits.load()
 
 
 def _digits8x8() -> Dataset:
-    from . import digits
+    from entropi.host import digits
 
     return digits.load_raw()
 

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
 
-from .probe import HeadAccuracy
-from .selection import Selection
+from entropi.host.probe import HeadAccuracy
+from entropi.host.selection import Selection
 
 # Okabe and Ito's colours, told apart with every kind of colour blindness.
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#6B6B6B"

@@ -26,9 +26,9 @@ from safetensors.torch import load as parse
 from safetensors.torch import save as serialise
 from torch import nn
 
-from . import archs, data, pruning, training
-from .files import write_atomically, write_json
-from .schedule import PRESETS, Schedule
+from entropi.device.files import write_atomically, write_json
+from entropi.host import archs, data, pruning, training
+from entropi.host.schedule import PRESETS, Schedule
 
 FORMAT = 1
 LADDER = "ladder.json"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+
 from entropi.device import Device
 from entropi.host.data import Dataset, Split, few_shot_indices
-
-Progress = Callable[[int, int, str], None]
+from entropi.host.training import Progress
 
 EPOCHS = {"few": 30, "all": 10}
 
@@ -46,14 +47,28 @@ class Grades:
         return float(np.std(self.few, ddof=1)) if len(self.few) > 1 else 0.0
 
 
-def encode(device: Device, split: Split, progress: Progress | None = None, text: str = "encoding") -> Encoded:
-    """Features of every image of `split`. `progress` gets (images done, images in all, text)."""
-    features = []
-    for done, (image, _) in enumerate(split, start=1):
-        features.append(device.features(image))
-        if progress:
-            progress(done, len(split), text)
-    return Encoded(np.stack(features), split.labels)
+def encode(
+    devices: Sequence[Device], split: Split, progress: Progress | None = None, text: str = "encoding"
+) -> Encoded:
+    """Features of every image of `split`, the work shared between `devices` that hold the same encoder.
+
+    `progress` gets (images done, images in all, text).
+    """
+    done = 0
+
+    def share(device: Device, images: np.ndarray) -> list[np.ndarray]:
+        nonlocal done
+        features = []
+        for image in images:
+            features.append(device.features(image))
+            done += 1
+            if progress:
+                progress(done, len(split), text)
+        return features
+
+    with ThreadPoolExecutor(len(devices)) as pool:
+        parts = pool.map(share, devices, np.array_split(split.images, len(devices)))
+        return Encoded(np.stack([features for part in parts for features in part]), split.labels)
 
 
 def teach(device: Device, samples: Encoded, epochs: int, seed: int = 0, on_sample: Callable[[], None] | None = None):

@@ -10,8 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 from torch import nn
 
-from .data import Dataset, Split, few_shot_indices
-from .training import outputs
+from entropi.host.data import Dataset, Split, few_shot_indices
+from entropi.host.training import outputs
 
 # Multinomial logistic regression on standardised features, with this inverse strength of the L2 penalty.
 C = 0.1

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from rich.console import Group, RenderableType
+from rich.text import Text
+
 from entropi.device import Bundle, Device
 from entropi.firmware_sim import Simulator
 from entropi.host.cost import TABLE_2_BATCH, TABLE_2_CLASSES, table_2
 from entropi.host.tables import table
-from rich.console import Group, RenderableType
-from rich.text import Text
 
 TABLE_2_RULES = (
     f"Frozen: FLOPs = 2 x batch {TABLE_2_BATCH} x features x {TABLE_2_CLASSES} classes; memory = 12 bytes (weight, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .training import Optimisation
+from entropi.host.training import Optimisation
 
 
 @dataclass(frozen=True)

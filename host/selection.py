@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import entropy
-from .data import Split
-from .entropy import Entropy
-from .files import write_json
-from .ladder import Rung
-from .training import Progress, outputs
+from entropi.device.files import write_json
+from entropi.host import entropy
+from entropi.host.data import Split
+from entropi.host.entropy import Entropy
+from entropi.host.ladder import Rung
+from entropi.host.training import Progress, outputs
 
 FORMAT = 1
 SELECTION = "selection.json"

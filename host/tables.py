@@ -13,7 +13,7 @@ from rich.text import Text
 def table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], marked: int | None = None
 ) -> RenderableType:
-    """A titled table. A column whose name starts with ">" holds numbers and is aligned right; row `marked` stands out."""
+    """A titled table. A column whose name starts with ">" holds numbers, aligned right; row `marked` stands out."""
     grid = Table(box=SIMPLE_HEAD, show_header=any(name.strip(">") for name in columns), pad_edge=False)
     for name in columns:
         number = name.startswith(">")

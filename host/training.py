@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .data import Split
+from entropi.host.data import Split
 
 MEAN, STD = 0.5, 0.5
 EVALUATION_BATCH = 256

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from entropi.export.image import Centering, write_image
 from entropi.export.integer import ADD, CONV, MAX_POOL, MEAN, Layer, Network, Tensor, quantise_multiplier
 

@@ -90,10 +90,12 @@ static int scale_fits(const uint8_t *multiplier, int shift)
     return load_i32(multiplier) >= 0 && shift >= -31 && shift <= 30;
 }
 
-/* Sums of a row stay in 32 bits: |bias| + 128 * sum |w| does. */
-static int sum_fits(int32_t bias, uint64_t magnitude)
+/* A row's sums, |bias| + 128 * sum |w| at most, are what requantise can take with the row's shift. */
+static int sum_fits(const uint8_t *parameters, uint32_t rows, uint32_t row, uint64_t magnitude)
 {
-    return (bias < 0 ? -(int64_t)bias : bias) + (int64_t)(magnitude * 128u) <= INT32_MAX;
+    const int32_t bias = load_i32(parameters + 4 * row), shift = (int8_t)parameters[8 * rows + row];
+    const int64_t half = shift < 0 ? (int64_t)1 << (-shift - 1) : 0;
+    return (bias < 0 ? -(int64_t)bias : bias) + (int64_t)(magnitude * 128u) + half <= INT32_MAX;
 }
 
 static uint32_t magnitude(int8_t w) { return (uint32_t)(w < 0 ? -w : w); }
@@ -132,7 +134,7 @@ static int sparse_fits(const uint8_t *image, const image_header *header, const l
             next++;
             total += magnitude(*r.values++);
         }
-        if (!sum_fits(load_i32(image + l->parameters_at + 4 * row), total))
+        if (!sum_fits(image + l->parameters_at, rows, row, total))
             return 0;
         *stored += count;
     }
@@ -148,7 +150,7 @@ static int dense_fits(const uint8_t *image, const layer *l, uint32_t rows, uint3
         uint64_t total = 0;
         for (uint32_t i = 0; i < row_length; i++)
             total += magnitude(*w++);
-        if (!sum_fits(load_i32(image + l->parameters_at + 4 * row), total))
+        if (!sum_fits(image + l->parameters_at, rows, row, total))
             return 0;
     }
     *stored = l->weights_length;
@@ -159,7 +161,7 @@ static int conv_fits(const uint8_t *image, const image_header *header, const lay
                      const tensor *out, uint32_t *stored)
 {
     const uint32_t taps = (uint32_t)l->kernel_h * l->kernel_w, rows = out->channels;
-    if (!windows_fit(l, in, out) || taps > 121 || (uint64_t)in->channels * in->plane > 1u << 24 ||
+    if (!windows_fit(l, in, out) || taps > MAX_TAPS || (uint64_t)in->channels * in->plane > 1u << 24 ||
         !inside(header, l->parameters_at, 9u * rows) || !inside(header, l->weights_at, l->weights_length))
         return 0;
     const uint8_t *multipliers = image + l->parameters_at + 4u * rows;
@@ -207,7 +209,7 @@ entropi_status validate_layers(const uint8_t *image, const image_header *header,
             fits = same_shape(&in, &out) && same_shape(&second, &out) && scales_fit(image, header, &l, 3);
         } else if (l.kind == LAYER_MEAN) {
             fits = in.channels == out.channels && out.height == 1 && out.width == 1 &&
-                   (uint32_t)in.height * in.width < 1u << 22 && scales_fit(image, header, &l, 1);
+                   (uint32_t)in.height * in.width < 1u << 21 && scales_fit(image, header, &l, 1);
         }
         if (!fits)
             return ENTROPI_E_IMAGE;

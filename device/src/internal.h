@@ -14,7 +14,7 @@
 enum { HEADER_BYTES = 64, TENSOR_BYTES = 16, LAYER_BYTES = 28, CRC_BYTES = 4 };
 enum { LAYER_CONV = 1, LAYER_MAX_POOL = 2, LAYER_ADD = 3, LAYER_MEAN = 4 };
 enum { WEIGHTS_SPARSE = 0, WEIGHTS_DENSE = 1 };
-enum { NO_TENSOR = 0xFFFF, ESCAPE = 255, ADD_HEADROOM_BITS = 20 };
+enum { ESCAPE = 255, MAX_TAPS = 121, ADD_HEADROOM_BITS = 20 };
 
 /* The image is little-endian and read byte by byte: no alignment is asked of it, and no byte order of the core. */
 static inline uint16_t load_u16(const uint8_t *p) { return (uint16_t)(p[0] | p[1] << 8); }
@@ -84,18 +84,18 @@ void run_add(const uint8_t *image, const layer *l, const tensor *a, const tensor
              int8_t *activations);
 void run_mean(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations);
 
-/* round(x * multiplier / 2^31 * 2^shift), rounded twice as TFLM's default build does (docs/numerics.md).
- * multiplier >= 0, -31 <= shift <= 30. */
+/* round(x * multiplier / 2^31 * 2^shift), rounded twice as TFLM's default build does: first half up, then half away
+ * from zero. multiplier >= 0, -31 <= shift <= 30, and |x| + 2^(-shift - 1) < 2^31, else the result wraps. */
 static inline int32_t requantise(int32_t x, int32_t multiplier, int shift)
 {
     const int left = shift > 0 ? shift : 0, right = left - shift;
+    const uint32_t half = (1u << right) >> 1, keep_sign = right > 0 ? UINT32_MAX : 0;
     const int32_t shifted = (int32_t)((uint32_t)x << left);
     const int32_t high = (int32_t)(((int64_t)shifted * multiplier + ((int64_t)1 << 30)) >> 31);
-    const int32_t mask = (int32_t)((1u << right) - 1u);
-    return (high >> right) + ((high & mask) > (mask >> 1) + (high < 0));
+    return (int32_t)((uint32_t)high + half + ((uint32_t)(high >> 31) & keep_sign)) >> right;
 }
 
-static inline int8_t clamp_i8(int32_t x, int8_t low, int8_t high)
+static inline int8_t clamp_i8(int32_t x, int32_t low, int32_t high)
 {
     return (int8_t)(x < low ? low : x > high ? high : x);
 }

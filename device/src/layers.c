@@ -25,19 +25,21 @@ void run_add(const uint8_t *image, const layer *l, const tensor *a, const tensor
     const int32_t multiplier_a = load_i32(p), shift_a = load_i32(p + 4);
     const int32_t multiplier_b = load_i32(p + 8), shift_b = load_i32(p + 12);
     const int32_t multiplier_out = load_i32(p + 16), shift_out = load_i32(p + 20);
+    const int32_t zero_a = a->zero_point, zero_b = b->zero_point, zero_out = out->zero_point;
+    const int32_t low = l->low, high = l->high;
     for (uint32_t c = 0; c < out->channels; c++)
         for (uint32_t y = 0; y < out->height; y++) {
-            const int8_t *row_a = activations + interior(a) + c * a->plane + y * a->pitch;
-            const int8_t *row_b = activations + interior(b) + c * b->plane + y * b->pitch;
-            int8_t *row = activations + interior(out) + c * out->plane + y * out->pitch;
-            for (uint32_t x = 0; x < out->width; x++) {
-                const int32_t va = (row_a[x] - a->zero_point) * (1 << ADD_HEADROOM_BITS);
-                const int32_t vb = (row_b[x] - b->zero_point) * (1 << ADD_HEADROOM_BITS);
-                /* Scales in a damaged image cannot overflow the sum: it wraps. */
+            const int8_t *pa = activations + interior(a) + c * a->plane + y * a->pitch;
+            const int8_t *pb = activations + interior(b) + c * b->plane + y * b->pitch;
+            int8_t *to = activations + interior(out) + c * out->plane + y * out->pitch;
+            for (const int8_t *end = to + out->width; to != end;) {
+                const int32_t va = (*pa++ - zero_a) * (1 << ADD_HEADROOM_BITS);
+                const int32_t vb = (*pb++ - zero_b) * (1 << ADD_HEADROOM_BITS);
+                /* Unsigned: a hostile image may make these sums wrap. */
                 const int32_t sum = (int32_t)((uint32_t)requantise(va, multiplier_a, shift_a) +
                                               (uint32_t)requantise(vb, multiplier_b, shift_b));
                 const int32_t scaled = requantise(sum, multiplier_out, shift_out);
-                row[x] = clamp_i8((int32_t)((uint32_t)scaled + (uint32_t)out->zero_point), l->low, l->high);
+                *to++ = clamp_i8((int32_t)((uint32_t)scaled + (uint32_t)zero_out), low, high);
             }
         }
 }

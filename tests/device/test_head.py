@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from entropi.device import Bundle, DeviceError, HeadConfig, HostDevice, measure, plan_head
 from entropi.device.bundle import Preprocessing
 from entropi.device.library import ERASE_FUNCTION, TRANSFER_FUNCTION, CStore, library
 from entropi.export.image import Centering, write_image
 from entropi.export.integer import Network, Tensor
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 FEATURES = 24
 HEAD = HeadConfig(classes=5, batch=4, bytes_per_parameter=8, learning_rate=0.3, momentum=0.9, weight_decay=0.01)

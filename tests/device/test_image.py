@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from entropi.device import Bundle, DeviceError, HeadConfig, HostDevice, describe
-from entropi.device.bundle import Preprocessing
-from entropi.export.integer import Network, Tensor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import conv_layer, reference, residual_network, write
+
+from entropi.device import Bundle, DeviceError, HeadConfig, HostDevice, describe
+from entropi.device.bundle import Preprocessing
+from entropi.export.integer import Network, Tensor
 
 
 @pytest.fixture

@@ -9,12 +9,13 @@ import zlib
 from pathlib import Path
 
 import pytest
-from entropi.device import toolchain
-from entropi.device.library import CSelf, library
-from entropi.device.units import parse_bytes
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import residual_network, write
+
+from entropi.device import toolchain
+from entropi.device.library import CSelf, library
+from entropi.device.units import parse_bytes
 
 
 @pytest.mark.parametrize(

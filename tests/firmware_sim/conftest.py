@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from entropi.device.bundle import Bundle, Preprocessing
 from entropi.device.toolchain import CORES, compile_object
 from entropi.export.image import Centering, write_image

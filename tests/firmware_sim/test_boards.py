@@ -1,4 +1,5 @@
 import pytest
+
 from entropi.firmware_sim.boards import BoardError, Memory, board, boards
 
 GOOD = """

@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import pytest
+
 from entropi.firmware_sim.boards import BoardError, Memory
 from entropi.firmware_sim.build import STACK_MINIMUM, build_firmware
 

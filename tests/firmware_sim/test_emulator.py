@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import pytest
+
 from entropi.firmware_sim.boards import BoardError
 from entropi.firmware_sim.emulator import Emulator, FaultError
 

@@ -1,6 +1,9 @@
 import random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from entropi.device.runtime import HostDevice
 from entropi.device.session import HeadConfig
 from entropi.firmware_sim.boards import board
@@ -19,8 +22,6 @@ from entropi.firmware_sim.protocol import (
     LinkError,
 )
 from entropi.firmware_sim.session import FramedDevice
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 ARENA = 8192
 FRAMES = st.builds(Frame, st.integers(0, 255), st.integers(0, 255), st.binary(max_size=80))

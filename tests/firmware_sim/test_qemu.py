@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from entropi.device.toolchain import build_shared
 from entropi.firmware_sim.build import build_firmware
 from entropi.firmware_sim.emulator import Emulator

@@ -3,6 +3,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+
 from entropi.device.library import measure
 from entropi.device.runtime import HostDevice
 from entropi.device.session import DeviceError, HeadConfig

@@ -1,7 +1,8 @@
 import pytest
 import torch
-from entropi.host import archs, cost, pruning
 from torch import nn
+
+from entropi.host import archs, cost, pruning
 
 
 def test_frozen_rows_of_table_2_to_the_digit():

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from entropi.host import data
 from entropi.host.data import Split
 

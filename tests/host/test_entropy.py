@@ -3,10 +3,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from entropi.host import entropy
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+
+from entropi.host import entropy
 
 
 def h(counts):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from entropi.host import archs, characters, data, pruning, training
 from entropi.host.ladder import Ladder, LadderError
 from entropi.host.schedule import Schedule

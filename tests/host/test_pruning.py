@@ -1,8 +1,9 @@
 import pytest
 import torch
-from entropi.host import archs, pruning
 from hypothesis import given
 from hypothesis import strategies as st
+
+from entropi.host import archs, pruning
 
 values = st.sampled_from([-2.0, -1.0, -0.5, 0.5, 1.0, 2.0]) | st.floats(0.0078125, 100, width=32)
 layers = st.lists(st.lists(values, min_size=1, max_size=30), min_size=1, max_size=4)

@@ -3,11 +3,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from entropi.host import figures, probe, selection
 from entropi.host.data import Split
 from entropi.host.entropy import Entropy
 from entropi.host.selection import RungEntropy, Selection, SelectionError, select
-from PIL import Image
 
 
 @pytest.fixture(scope="module")

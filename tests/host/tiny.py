@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import torch
+
 from entropi.host import characters
 from entropi.host.data import Dataset
 from entropi.host.ladder import Ladder
