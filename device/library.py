@@ -19,7 +19,7 @@ class CInfo(c.Structure):
         ("layers", c.c_uint16),
         ("input_scale", c.c_float),
         ("input_zero_point", c.c_int8),
-        ("nonzeros", c.c_uint32),
+        ("stored_weights", c.c_uint32),
         ("macs", c.c_uint32),
     ]
 
@@ -91,7 +91,7 @@ class ImageInfo:
     layers: int
     input_scale: float
     input_zero_point: int
-    nonzeros: int
+    stored_weights: int
     macs: int
 
 

@@ -90,8 +90,8 @@ def overflow(message: str, board: Board, sizes: dict[str, int]) -> BoardError | 
         if region in over:
             given = getattr(board, region.lower()).length
             needed = given + over[region]
-            numbers = f"needs {needed} bytes, has {given}, missing {over[region]}"
-            lines.append((f"{board.name}: {region} {numbers}; {remedy}", region.lower(), needed, given))
+            numbers = f"needed {needed} bytes, given {given}, missing {over[region]}"
+            lines.append((f"{board.name}, {region}: {numbers}; {remedy}", region.lower(), needed, given))
     if not lines:
         return None
     _, *numbers = lines[0]

@@ -5,13 +5,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 
-import torchvision
 from torch import nn
 
+
+def _resnet18(classes: int) -> nn.Module:
+    from torchvision.models import resnet18  # torchvision takes seconds to load
+
+    return resnet18(weights=None, num_classes=classes)
+
+
 # From a name to a function of the number of classes. Every network ends in a Linear, its head.
-ARCHS: dict[str, Callable[[int], nn.Module]] = {
-    "resnet18": lambda classes: torchvision.models.resnet18(weights=None, num_classes=classes),
-}
+ARCHS: dict[str, Callable[[int], nn.Module]] = {"resnet18": _resnet18}
 CHANNELS = 3
 
 

@@ -61,6 +61,15 @@ def _bar(title: str) -> Iterator[Any]:
         progress.update(task, total=1, completed=1, description="")
 
 
+def _check_device(board: str, budget: str) -> None:
+    """Refuse an unknown board and a malformed budget before anything slow is loaded."""
+    from entropi.device.units import parse_bytes
+    from entropi.firmware_sim import board as find
+
+    find(board)
+    parse_bytes(budget)
+
+
 def _print(content: Any, as_json: bool, render) -> None:
     if as_json:
         sys.stdout.write(json.dumps(content, indent=1) + "\n")
@@ -81,6 +90,7 @@ def demo(
 
     Example: entropi demo --out runs/demo --budget 48KiB
     """
+    _check_device(board, budget)
     from entropi.host.demo import render, run
 
     content = run(folder, _bar, lambda line: err.print(f"  {line}"), board, budget)
@@ -226,13 +236,16 @@ def simulate(
     from dataclasses import asdict
 
     from entropi.device import Bundle
+
+    opened = Bundle.open(bundle)
+    _check_device(board, budget)
     from entropi.device.files import write_json
     from entropi.device.library import describe
     from entropi.firmware_sim import Simulator
     from entropi.host import data
     from entropi.host.lesson import check_target, encode, lesson
 
-    opened, dataset = Bundle.open(bundle), data.load(target)
+    dataset = data.load(target)
     info = describe(opened.image)
     check_target(dataset, (info.channels, info.height, info.width), samples)
     with Simulator(opened, board=board, budget=budget, classes=len(dataset.classes)) as device:
@@ -281,10 +294,12 @@ def report(
     Example: entropi report build/r18 --budget 48KiB
     """
     from entropi.device import Bundle
+
+    opened = Bundle.open(bundle)
+    _check_device(board, budget)
     from entropi.host.report import render
     from entropi.host.report import report as measure
 
-    opened = Bundle.open(bundle)
     with _bar("report") as progress:
         progress(0, 1, "counting and measuring")
         content = measure(opened, board, budget, classes)

@@ -16,7 +16,6 @@ import copy
 from dataclasses import dataclass
 
 import torch
-import torchvision
 from torch import nn
 
 from entropi.host import archs
@@ -75,6 +74,8 @@ def full_cost(model: nn.Module, input_shape: tuple[int, int, int], batch: int = 
 
 def table_2(input_shape: tuple[int, int, int] = (3, 32, 32), batch: int = TABLE_2_BATCH) -> list[Table2Row]:
     """Our Table 2 beside the paper's. The paper states neither input size nor stem; torchvision's networks here."""
+    import torchvision  # takes seconds to load
+
     networks = {
         "ResNet18": torchvision.models.resnet18(num_classes=TABLE_2_CLASSES),
         "MobileNetV3-Large": torchvision.models.mobilenet_v3_large(num_classes=TABLE_2_CLASSES),

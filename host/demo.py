@@ -26,11 +26,11 @@ from entropi.host.figures import entropy_figure
 from entropi.host.ladder import Ladder, Rung
 from entropi.host.lesson import Grades, encode, lesson
 from entropi.host.probe import HeadAccuracy, probe
+from entropi.host.progress import Progress
 from entropi.host.report import exercise
 from entropi.host.schedule import PRESETS, Schedule
 from entropi.host.selection import select
 from entropi.host.tables import table
-from entropi.host.training import Progress
 
 VIRTUAL_FLASH = 16 << 20
 BOARDS = 2  # emulated boards that share the encoding, one a core

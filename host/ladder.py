@@ -28,6 +28,7 @@ from torch import nn
 
 from entropi.device.files import write_atomically, write_json
 from entropi.host import archs, data, pruning, training
+from entropi.host.progress import Progress
 from entropi.host.schedule import PRESETS, Schedule
 
 FORMAT = 1
@@ -174,7 +175,7 @@ class Ladder(Sequence[Rung]):
         schedule: Schedule = PRESETS["demo"],
         seed: int = 0,
         threads: int | None = None,
-        progress: training.Progress | None = None,
+        progress: Progress | None = None,
     ) -> Ladder:
         """Train and prune every rung that the folder does not hold yet, and open it.
 
@@ -233,7 +234,7 @@ class Ladder(Sequence[Rung]):
         write_json(path / LADDER, content)
         return cls(path, content)
 
-    def _climb(self, dataset: data.Dataset, progress: training.Progress) -> None:
+    def _climb(self, dataset: data.Dataset, progress: Progress) -> None:
         """Make every rung that is missing."""
         alphas = self.schedule.alphas()
         plans = [self.schedule.plan(index) for index in range(len(alphas))]

@@ -10,7 +10,7 @@ import numpy as np
 
 from entropi.device import Device
 from entropi.host.data import Dataset, Split, few_shot_indices
-from entropi.host.training import Progress
+from entropi.host.progress import Progress
 
 EPOCHS = {"few": 30, "all": 10}
 

@@ -16,7 +16,8 @@ from entropi.host import entropy
 from entropi.host.data import Split
 from entropi.host.entropy import Entropy
 from entropi.host.ladder import Rung
-from entropi.host.training import Progress, outputs
+from entropi.host.progress import Progress
+from entropi.host.training import outputs
 
 FORMAT = 1
 SELECTION = "selection.json"

@@ -20,7 +20,6 @@ MEAN, STD = 0.5, 0.5
 EVALUATION_BATCH = 256
 
 # Called with (steps done, steps in all, what is being done).
-Progress = Callable[[int, int, str], None]
 
 
 class TrainingError(RuntimeError):

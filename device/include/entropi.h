@@ -37,7 +37,7 @@ typedef struct {
     uint16_t layers;
     float input_scale;             /* real input = (int8 - input_zero_point) * input_scale */
     int8_t input_zero_point;
-    uint32_t nonzeros;             /* stored convolution weights */
+    uint32_t stored_weights;       /* of convolutions: non-zeros of sparse layers, all of dense ones */
     uint32_t macs;                 /* multiply-accumulates an image, zeros not counted where rows are sparse */
 } entropi_info;
 

@@ -190,9 +190,9 @@ static int scales_fit(const uint8_t *image, const image_header *header, const la
     return 1;
 }
 
-entropi_status validate_layers(const uint8_t *image, const image_header *header, uint32_t *nonzeros, uint32_t *macs)
+entropi_status validate_layers(const uint8_t *image, const image_header *header, uint32_t *stored_weights, uint32_t *macs)
 {
-    *nonzeros = *macs = 0;
+    *stored_weights = *macs = 0;
     for (uint32_t i = 0; i < header->layers; i++) {
         const layer l = read_layer(image, header, i);
         if (l.input >= header->tensors || l.output >= header->tensors || l.low > l.high)
@@ -213,7 +213,7 @@ entropi_status validate_layers(const uint8_t *image, const image_header *header,
         }
         if (!fits)
             return ENTROPI_E_IMAGE;
-        *nonzeros += stored;
+        *stored_weights += stored;
         *macs += stored * out.height * out.width;
     }
     return ENTROPI_OK;
@@ -257,5 +257,5 @@ entropi_status entropi_describe(const void *image, size_t image_length, entropi_
         .input_scale = h.input_scale,
         .input_zero_point = h.input_zero_point,
     };
-    return validate_layers(p, &h, &info->nonzeros, &info->macs);
+    return validate_layers(p, &h, &info->stored_weights, &info->macs);
 }

@@ -66,7 +66,7 @@ layer read_layer(const uint8_t *image, const image_header *header, uint32_t inde
 static inline uint32_t interior(const tensor *t) { return t->offset + t->top * t->pitch + t->left; }
 
 /* E_IMAGE unless every layer of a CRC-checked image stays inside its tensors, its weights and 32-bit sums. */
-entropi_status validate_layers(const uint8_t *image, const image_header *header, uint32_t *nonzeros, uint32_t *macs);
+entropi_status validate_layers(const uint8_t *image, const image_header *header, uint32_t *stored_weights, uint32_t *macs);
 
 /* Sparse rows of one layer, read in order. */
 typedef struct {

@@ -99,7 +99,7 @@ static void info(frame_reply *reply)
     put(&c, i.layers, 2);
     put_float(&c, i.input_scale);
     put(&c, (uint8_t)i.input_zero_point, 1);
-    put(&c, i.nonzeros, 4);
+    put(&c, i.stored_weights, 4);
     put(&c, i.macs, 4);
     put(&c, sizeof(entropi), 4);
     put(&c, size(arena_start, arena_end), 4);

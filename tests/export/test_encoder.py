@@ -94,7 +94,7 @@ def test_the_report_adds_up(bundle, source):
     for total in ("weights", "nonzeros", "macs", "dense_macs"):
         assert report[total] == sum(layer[total] for layer in layers)
     stored = sum(layer["weights" if layer["encoding"] == "dense" else "nonzeros"] for layer in layers)
-    assert (info.nonzeros, info.macs, info.layers) == (stored, report["macs"], len(layers))
+    assert (info.stored_weights, info.macs, info.layers) == (stored, report["macs"], len(layers))
     assert (info.features, info.channels, info.height, info.width) == (24, *source.input_shape)
     assert [layer["kind"] for layer in layers] == [
         "conv", "max_pool", "conv", "conv", "add", "conv", "conv", "conv", "add", "mean"

@@ -159,7 +159,7 @@ def test_an_image_holds_the_network(density):
 
     info = describe(image)
     stored = [r.weights if r.encoding == "dense" else r.nonzeros for r in reports]
-    assert (info.nonzeros, info.macs) == (sum(stored), sum(r.macs for r in reports))
+    assert (info.stored_weights, info.macs) == (sum(stored), sum(r.macs for r in reports))
 
 
 def conv(source: Tensor, out: Tensor, **fields) -> Network:
@@ -219,12 +219,12 @@ def test_what_just_fits_is_accepted_by_the_runtime():
     for shift, rounding in ((0, 0), (-1, 1), (-12, 2048), (-31, 1 << 30), (3, 0)):
         bias = np.array([(1 << 31) - 1 - 128 - rounding])
         fields = {"scales": ((1 << 30, shift),)}
-        assert describe(write(conv(pixel(), pixel(), bias=bias, **fields))).nonzeros == 1
+        assert describe(write(conv(pixel(), pixel(), bias=bias, **fields))).stored_weights == 1
         with pytest.raises(ImageError, match="conv7: sums reach 2147483648; int32 holds 2147483647; lower weights"):
             write(conv(pixel(), pixel(), bias=-bias - 1, **fields))
     assert describe(write(conv(pixel(), pixel(), stride=(255, 255)))).macs == 1
     edge = conv(pixel(size=11), pixel(), weight=np.ones((1, 1, 11, 11), np.int8))
-    assert describe(write(edge)).nonzeros == 121
+    assert describe(write(edge)).stored_weights == 121
 
 
 def test_centering_is_of_mean_squared_norm_one():

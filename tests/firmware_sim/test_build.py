@@ -58,7 +58,7 @@ def test_image_that_overflows_flash(nucleo):
 
 
 def test_both_overflow(nucleo):
-    with pytest.raises(BoardError, match=r"FLASH needs \d+ .*; nucleo-f446re: RAM needs \d+ ") as error:
+    with pytest.raises(BoardError, match=r"FLASH: needed \d+ .*; nucleo-f446re, RAM: needed \d+ ") as error:
         build(nucleo, bytes(600_000), arena=200_000)
     assert "\n" not in str(error.value)
 

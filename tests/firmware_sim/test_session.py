@@ -73,7 +73,7 @@ def test_without_a_head_the_best_that_fits_is_planned(bundle):
 
 
 def test_board_without_enough_ram(bundle):
-    with pytest.raises(BoardError, match="nucleo-f446re: RAM needs .* has 131072, missing"):
+    with pytest.raises(BoardError, match="nucleo-f446re, RAM: needed .* given 131072, missing"):
         Simulator(bundle, budget="128KiB", head=HEAD)
 
 

@@ -1,0 +1,129 @@
+"""The command line as a newcomer meets it: what it prints, and one line for everything that is wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from entropi.host import cli
+
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a command line in this process: exit status, standard output, standard error."""
+
+    def call(*arguments: object, main=cli.main) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["entropi", *map(str, arguments)])
+        monkeypatch.delenv("ENTROPI_DEBUG", raising=False)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return ended.value.code or 0, captured.out, captured.err
+
+    return call
+
+
+@pytest.mark.parametrize("command", ["", "demo", "ladder", "select", "simulate", "report", "boards"])
+def test_help_shows_an_example(run, command):
+    status, out, _ = run(*command.split(), "--help")
+    assert status == 0
+    assert "entropi" in out and (not command or f"Example: entropi {command}" in " ".join(out.split()))
+
+
+def test_the_installed_commands_start():
+    for program in ("entropi", "entropi-export"):
+        done = subprocess.run([BIN / program, "--help"], capture_output=True, text=True)
+        assert done.returncode == 0 and "Example" in done.stdout or "demo" in done.stdout
+    done = subprocess.run([BIN / "entropi", "report", "nowhere"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: nowhere/encoder.entropi is missing") and done.stderr.count("\n") == 1
+
+
+def test_boards_as_json(run):
+    boards = {board["name"]: board for board in json.loads(run("boards", "--json")[1])}
+    assert boards["nucleo-f446re"]["flash"]["length"] == 512 * 1024
+    assert boards["nucleo-f446re"]["ram"]["length"] == 128 * 1024
+
+
+def test_report_prints_the_papers_frozen_rows(run, small_demo):
+    status, out, err = run("report", small_demo.folder / "build" / "chosen")
+    assert status == 0, err
+    for figure in ("163,840", "409,600", "30,780", "76,860", "131.49", "arena", "flash", "stack", "Instructions"):
+        assert figure in out
+    content = json.loads(run("report", small_demo.folder / "build" / "chosen", "--json")[1])
+    arena = content["footprint"]["arena"]
+    assert arena["total"] <= arena["given"] == 48 * 1024
+    assert content["footprint"]["instructions"]["encode"]["calls"] == 4
+    assert 0 < content["footprint"]["stack"]["used"] < 4096
+
+
+def test_select_then_export(run, small_demo, tmp_path):
+    ladder = tmp_path / "ladder"
+    shutil.copytree(small_demo.folder / "ladder", ladder)
+    (ladder / "selection.json").unlink()
+    status, _, err = run(ladder, "--out", tmp_path / "build", main=cli.export_main)
+    assert status == 1 and "run entropi select" in err and not (tmp_path / "build").exists()
+
+    chosen = json.loads(run("select", ladder, "--target", "builtin:digits", "--json")[1])
+    assert len(chosen["rungs"]) == 3 and {"joint", "marginal", "spectral"} <= set(chosen["rungs"][0])
+    arguments = (ladder, "--rung", "best", "--out", tmp_path / "build", "--json")
+    status, out, err = run(*arguments, main=cli.export_main)
+    assert status == 0, err
+    content = json.loads(out)
+    assert content["rung"] == chosen["chosen_rung"]
+    assert content["checks"]["tflite_micro_images_equal_byte_for_byte"] == 100
+
+
+def test_simulate_learns_pixels(run, small_demo):
+    bundle = small_demo.folder / "build" / "pixels"
+    status, out, err = run("simulate", bundle, "--target", "builtin:digits8x8", "--budget", "16KiB", "--json")
+    assert status == 0, err
+    content = json.loads(out)
+    assert content["grades"]["all"] > 0.9 and content["grades"]["few"][0] > 0.75
+    assert content["footprint"]["instructions"]["learn"]["calls"] > 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("ladder", "--out", "x", "--arch", "resnet19"), "resnet18"),
+        (("ladder", "--out", "x", "--source", "builtin:nothing"), "choose from builtin:characters"),
+        (("ladder", "--out", "x", "--preset", "quick"), "choose from demo, paper"),
+        (("select", "x", "--target", "builtin:digits"), "x is no ladder"),
+        (("report", "x"), "x/encoder.entropi is missing"),
+        (("report", "PIXELS", "--board", "nucleo"), "nucleo-f446re"),
+        (("report", "PIXELS", "--budget", "lots"), "'lots' is no size"),
+        (("report", "PIXELS", "--budget", "1KiB"), "needed"),
+        (("report", "PIXELS", "--budget", "127KiB"), "missing"),
+        (("simulate", "PIXELS", "--target", "builtin:digits"), "the encoder takes (1, 8, 8)"),
+        (("simulate", "PIXELS", "--target", "builtin:digits8x8", "--samples", "5000"), "ask for at most"),
+        (("demo", "--out", "x", "--board", "bluepill"), "nucleo-f446re"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(run, arguments, says, small_demo, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pixels = small_demo.folder / "build" / "pixels"
+    status, out, err = run(*(pixels if a == "PIXELS" else a for a in arguments))
+    last = err.strip().splitlines()[-1]
+    assert status == 1 and out == ""
+    assert last.startswith("error: ") and says in last
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_use_is_status_2(run):
+    assert run("select")[0] == 2
+    assert run("simulate", "x", "--target", "builtin:digits", "--samples", "0")[0] == 2
+
+
+def test_debug_shows_the_traceback(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["entropi", "--debug", "report", str(tmp_path)])
+    with pytest.raises(ValueError, match="is missing"):
+        cli.main()
+    monkeypatch.delenv("ENTROPI_DEBUG")

@@ -1,0 +1,54 @@
+"""docs/architecture.md says who may import whom; this holds the code to it."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ALLOWED = {
+    "device": {"device"},
+    "export": {"export", "device"},
+    "firmware_sim": {"firmware_sim", "device"},
+    "host": {"host", "export", "firmware_sim", "device"},
+}
+TORCH = {"host", "export"}
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names of all modules that a file imports, wherever in the file."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return names
+
+
+@pytest.mark.parametrize("folder", ALLOWED)
+def test_folders_import_only_what_they_may(folder):
+    files = sorted((ROOT / folder).glob("*.py"))
+    assert len(files) > 3
+    for path in files:
+        for name in imports(path):
+            top, *rest = name.split(".")
+            if top == "entropi" and rest:
+                assert rest[0] in ALLOWED[folder], f"{path.name} imports {name}"
+            if top in ("torch", "torchvision"):
+                assert folder in TORCH, f"{path.name} imports {name}"
+            if top == "tensorflow":
+                assert path.name == "tflite_worker.py"
+            if top == "tflite_micro":
+                assert path.name == "tflm_worker.py"
+
+
+def test_every_folder_is_described():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    for folder in ALLOWED:
+        assert f"`{folder}/`" in text
+        for path in (ROOT / folder).glob("*.py"):
+            assert path.read_text() == "" or ast.get_docstring(ast.parse(path.read_text())), f"{path} says nothing"
