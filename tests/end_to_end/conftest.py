@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from small_demo import SCHEDULE, tasks
 
 from entropi.host import demo
@@ -17,18 +19,23 @@ class Demo:
     folder: Path
     content: dict
     bars: list[str]
-    lines: list[str]
 
 
 @pytest.fixture(scope="session")
-def small_demo(tmp_path_factory) -> Demo:
-    folder = tmp_path_factory.mktemp("demo")
-    bars, lines = [], []
+def small_demo(tmp_path_factory, worker_id) -> Demo:
+    """One run for all worker processes: the first to ask runs it, the others wait."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent
+    folder, titles = shared / "demo", shared / "bars.json"
+    with FileLock(shared / "demo.lock"):
+        if not titles.exists():
+            bars = []
 
-    @contextmanager
-    def bar(title: str):
-        bars.append(title)
-        yield lambda done, total, text: None
+            @contextmanager
+            def bar(title: str):
+                bars.append(title)
+                yield lambda done, total, text: None
 
-    content = demo.run(folder, bar, lines.append, tasks=tasks, schedule=SCHEDULE)
-    return Demo(folder, content, bars, lines)
+            demo.run(folder, bar, lambda line: None, tasks=tasks, schedule=SCHEDULE)
+            titles.write_text(json.dumps(bars))
+    return Demo(folder, json.loads((folder / "demo.json").read_text()), json.loads(titles.read_text()))

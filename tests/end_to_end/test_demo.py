@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from io import StringIO
 
@@ -33,7 +32,6 @@ def test_every_artefact_is_there(small_demo):
         for file in ("encoder.onnx", "encoder_int8.tflite", "encoder.entropi", "entropi_image.c", "golden.npz")
     }
     assert bundles | {"demo.json", "entropy.png", "ladder/ladder.json", "ladder/selection.json"} <= files
-    assert json.loads((small_demo.folder / "demo.json").read_text()) == json.loads(json.dumps(small_demo.content))
     assert Selection.load(small_demo.folder / "ladder").rung == small_demo.content["chosen_rung"]
     assert len(small_demo.bars) == 6
 
