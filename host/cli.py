@@ -340,7 +340,10 @@ def _run(application: typer.Typer) -> None:
     except (ValueError, RuntimeError, OSError, ImportError) as error:
         if os.environ.get("ENTROPI_DEBUG"):
             raise
-        err.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
+        text = str(error)
+        if isinstance(error, ImportError):
+            text += "; install the extras: pip install 'entropi[sim,tflite]'"
+        err.print(Text.assemble(("error: ", "bold red"), text), soft_wrap=True)
         sys.exit(1)
 
 
