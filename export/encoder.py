@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch import nn
 
 from entropi.device.bundle import GOLDEN, IMAGE, REPORT, Bundle, Preprocessing
 from entropi.device.files import write_atomically, write_json
+from entropi.device.library import measure
 from entropi.device.runtime import HostDevice
 from entropi.device.session import HeadConfig
 from entropi.export import tflite
@@ -62,12 +63,7 @@ def export_encoder(
     Raises ValueError (calibration of the wrong shape), UnsupportedError, ConversionError, ImageError, OnnxError or
     CheckError.
     """
-    images = calibration.images[:CALIBRATION_IMAGES]
-    if images.ndim != 4 or images.shape[1:] != tuple(source.input_shape) or not len(images):
-        raise ValueError(
-            f"calibration images have shape {list(images.shape)}; "
-            f"this encoder takes [N, {', '.join(map(str, source.input_shape))}] with N of 1 or more"
-        )
+    images = _calibration(calibration, source.input_shape)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     on_stage("folding batch norm")
@@ -111,12 +107,24 @@ def export_pixels(calibration: ImageSet, out: str | Path) -> Bundle:
 
     Images are uint8 [N, C, H, W]; the int8 features are pixel - 128.
     """
-    channels, height, width = calibration.images.shape[1:]
+    images = _calibration(calibration, calibration.images.shape[1:])
+    channels, height, width = images.shape[1:]
     network = Network({0: Tensor(channels, height, width, 1 / 255, -128)}, 0, 0)
     preprocessing = Preprocessing((0.0,) * channels, (1.0,) * channels, 1 / 255, -128)
-    image, layers, features = _image(network, preprocessing, calibration.images[:CALIBRATION_IMAGES])
-    golden = {"input": preprocessing(calibration.images[:GOLDEN_IMAGES]), "features": features[:GOLDEN_IMAGES]}
+    image, layers, features = _image(network, preprocessing, images)
+    golden = {"input": preprocessing(images[:GOLDEN_IMAGES]), "features": features[:GOLDEN_IMAGES]}
     return _write(Path(out), image, layers, preprocessing, golden, {"name": "pixels", "checks": {}})
+
+
+def _calibration(calibration: ImageSet, shape: Sequence[int]) -> np.ndarray:
+    """The images that are used, uint8 [N, C, H, W] as they must be."""
+    images = calibration.images
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != tuple(shape) or not len(images):
+        raise ValueError(
+            f"calibration images are {images.dtype} of shape {list(images.shape)}; "
+            f"this encoder takes uint8 [N, {', '.join(map(str, shape))}] with N of 1 or more"
+        )
+    return images[:CALIBRATION_IMAGES]
 
 
 def _normalise(images: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
@@ -126,7 +134,8 @@ def _normalise(images: np.ndarray, mean: tuple[float, ...], std: tuple[float, ..
 
 def _device(image: bytes, preprocessing: Preprocessing) -> HostDevice:
     """The host runtime for encoding only: its head is the smallest there is."""
-    return HostDevice(Bundle(Path(), image, {}, preprocessing), "16MiB", head=HeadConfig(classes=2, batch=1))
+    head = HeadConfig(classes=2, batch=1)
+    return HostDevice(Bundle(Path(), image, {}, preprocessing), measure(image, head).total, head=head)
 
 
 def _image(

@@ -123,6 +123,10 @@ static void dense_by_1(const geometry *g, const channel *k, uint32_t y0, uint32_
     channel_by_1(g, k, 1, y0, y1, x0, x1);
 }
 
+typedef void one_by_one(const geometry *, const channel *, uint32_t, uint32_t, uint32_t, uint32_t);
+
+SPECIALISE one_by_one *by_1(int is_dense) { return is_dense ? dense_by_1 : sparse_by_1; }
+
 /* Tiles of rows x columns output positions, two groups of them; what no whole tile covers goes one by one. */
 SPECIALISE void channel_by_tiles(const geometry *g, const channel *k, int is_dense, uint32_t rows, uint32_t columns,
                                  uint32_t stride)
@@ -146,12 +150,10 @@ SPECIALISE void channel_by_tiles(const geometry *g, const channel *k, int is_den
                 put(g, k, sums, 2 * group, to);
             }
         }
-    void (*by_1)(const geometry *, const channel *, uint32_t, uint32_t, uint32_t, uint32_t) =
-        is_dense ? dense_by_1 : sparse_by_1;
     if (whole_x < g->width)
-        by_1(g, k, 0, whole_y, whole_x, g->width);
+        by_1(is_dense)(g, k, 0, whole_y, whole_x, g->width);
     if (whole_y < g->height)
-        by_1(g, k, whole_y, g->height, 0, g->width);
+        by_1(is_dense)(g, k, whole_y, g->height, 0, g->width);
 }
 
 /* The largest tile that the output's size allows: 1 x 8, 2 x 4 or 2 x 2. */
@@ -163,31 +165,23 @@ SPECIALISE void channel_by_largest(const geometry *g, const channel *k, int is_d
         channel_by_tiles(g, k, is_dense, 2, 4, stride);
     else if (g->width >= 2 && g->height >= 2)
         channel_by_tiles(g, k, is_dense, 2, 2, stride);
-    else if (is_dense)
-        dense_by_1(g, k, 0, g->height, 0, g->width);
     else
-        sparse_by_1(g, k, 0, g->height, 0, g->width);
+        by_1(is_dense)(g, k, 0, g->height, 0, g->width);
 }
 
-static void sparse_channel(const geometry *g, const channel *k)
+SPECIALISE void channel_by_stride(const geometry *g, const channel *k, int is_dense)
 {
     if (g->stride_x == 1)
-        channel_by_largest(g, k, 0, 1);
+        channel_by_largest(g, k, is_dense, 1);
     else if (g->stride_x == 2)
-        channel_by_largest(g, k, 0, 2);
+        channel_by_largest(g, k, is_dense, 2);
     else
-        sparse_by_1(g, k, 0, g->height, 0, g->width);
+        by_1(is_dense)(g, k, 0, g->height, 0, g->width);
 }
 
-static void dense_channel(const geometry *g, const channel *k)
-{
-    if (g->stride_x == 1)
-        channel_by_largest(g, k, 1, 1);
-    else if (g->stride_x == 2)
-        channel_by_largest(g, k, 1, 2);
-    else
-        dense_by_1(g, k, 0, g->height, 0, g->width);
-}
+static void sparse_channel(const geometry *g, const channel *k) { channel_by_stride(g, k, 0); }
+
+static void dense_channel(const geometry *g, const channel *k) { channel_by_stride(g, k, 1); }
 
 /* Where each kernel tap's input lies, seen from the corner of a window. */
 typedef struct {
