@@ -148,8 +148,10 @@ def test_a_wrong_calibration_shape_is_refused_first(source, images, tmp_path):
     for shape in ((3, 16, 17), (1, 16, 16)):
         with pytest.raises(ValueError) as refused:
             encoder.export_encoder(source, images.random(5, shape), tmp_path / "new", told.append)
-        expected = f"calibration images are uint8 of shape {[5, *shape]}; this encoder takes uint8 [N, 3, 16, 16] with N of 1 or more"
-        assert str(refused.value) == expected
+        assert str(refused.value) == (
+            f"calibration images are uint8 of shape {[5, *shape]}; "
+            "this encoder takes uint8 [N, 3, 16, 16] with N of 1 or more"
+        )
     with pytest.raises(ValueError, match=r"shape \[0, 3, 16, 16\]"):
         encoder.export_encoder(source, images.random(0, source.input_shape), tmp_path / "new", told.append)
     assert not told and not (tmp_path / "new").exists()
