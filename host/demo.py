@@ -25,12 +25,13 @@ from entropi.host.cost import parameters
 from entropi.host.figures import entropy_figure
 from entropi.host.ladder import Ladder, Rung
 from entropi.host.lesson import Grades, encode, lesson
-from entropi.host.probe import HeadAccuracy, probe
+from entropi.host.probe import HeadAccuracy, probe, probe_features
 from entropi.host.progress import Progress
 from entropi.host.report import exercise
 from entropi.host.schedule import PRESETS, Schedule
 from entropi.host.selection import select
 from entropi.host.tables import table
+from entropi.host.training import outputs
 
 VIRTUAL_FLASH = 16 << 20
 BOARDS = 2  # emulated boards that share the encoding, one a core
@@ -100,15 +101,23 @@ def run(
         ladder = Ladder.build(folder / "ladder", source=source, schedule=schedule, progress=progress)
     say(f"{len(ladder)} rungs down to {ladder[-1].nonzeros:,} weights, alpha {ladder[-1].alpha:.4f}")
 
+    kept: list[tuple[np.ndarray, np.ndarray]] = []  # every rung's features, which the picture needs as well
+
+    def features(rung: Rung) -> list[np.ndarray]:
+        encoder = rung.encoder()
+        train, test = (np.concatenate(list(outputs(encoder, split))) for split in (target.train, target.test))
+        kept.append((train, test))
+        return [train]
+
     with bar("3 select: entropy on the target") as progress:
-        selection = select(ladder, target.train, target=target.name, progress=progress)
+        selection = select(ladder, target.train, target=target.name, features=features, progress=progress)
         selection.save(ladder.path)
     chosen = ladder[selection.rung]
     say(f"chosen: rung {chosen.index}, {chosen.nonzeros:,} weights, alpha {chosen.alpha:.4f}")
 
     # One process more, on what the steps below leave idle: it prepares what the chosen rung is compared with.
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), os.nice, (19,)) as background:
-        probes = background.submit(_probe_all, ladder.path, found)
+        probes = background.submit(_probe_all, kept, found)
         dense = background.submit(_dense, ladder[0], target, folder / "build" / "dense", budget)
 
         with bar("4 export: ONNX, int8 TFLite, image") as progress:
@@ -143,11 +152,9 @@ def run(
     return content
 
 
-def _probe_all(ladder: Path, tasks: Tasks) -> tuple[list[HeadAccuracy], HeadAccuracy]:
-    """Accuracy of a float32 head on every rung, and on the raw pixels."""
-    torch.set_num_threads(1)
-    rungs = [probe(rung.encoder(), tasks.target) for rung in Ladder.open(ladder)]
-    return rungs, probe(None, tasks.pixels)
+def _probe_all(features: list[tuple[np.ndarray, np.ndarray]], tasks: Tasks) -> tuple[list[HeadAccuracy], HeadAccuracy]:
+    """Accuracy of a float32 head on every rung's features, and on the raw pixels."""
+    return [probe_features(train, test, tasks.target) for train, test in features], probe(None, tasks.pixels)
 
 
 def _dense(rung: Rung, target: data.Dataset, out: Path, budget: int | str) -> tuple[Bundle, Grades]:

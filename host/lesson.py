@@ -12,7 +12,7 @@ from entropi.device import Device
 from entropi.host.data import Dataset, Split, few_shot_indices
 from entropi.host.progress import Progress
 
-EPOCHS = {"few": 30, "all": 10}
+EPOCHS = {"few": 20, "all": 8}
 
 
 @dataclass(frozen=True)

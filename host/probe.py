@@ -52,8 +52,17 @@ def probe(encoder: nn.Module | None, target: Dataset, samples_a_class: int = 10,
 
     Without an encoder the features are the pixels themselves: the baseline an encoder has to beat.
     Raises ValueError when a class has fewer than `samples_a_class` training samples."""
+    return probe_features(
+        _features(encoder, target.train), _features(encoder, target.test), target, samples_a_class, draws
+    )
+
+
+def probe_features(
+    train: np.ndarray, test: np.ndarray, target: Dataset, samples_a_class: int = 10, draws: int = 5
+) -> HeadAccuracy:
+    """As `probe`, on features (N, ...) of `target.train` and `target.test` that were computed before."""
     labels = target.train.labels
-    train, test = _features(encoder, target.train), _features(encoder, target.test)
+    train, test = (split.reshape(len(split), -1).astype(np.float64) for split in (train, test))
     few = []
     for draw in range(draws):
         picked = few_shot_indices(labels, samples_a_class, seed=draw)
@@ -63,5 +72,5 @@ def probe(encoder: nn.Module | None, target: Dataset, samples_a_class: int = 10,
 
 def _features(encoder: nn.Module | None, split: Split) -> np.ndarray:
     if encoder is None:
-        return split.images.reshape(len(split), -1).astype(np.float64)
-    return np.concatenate(list(outputs(encoder, split))).reshape(len(split), -1).astype(np.float64)
+        return split.images
+    return np.concatenate(list(outputs(encoder, split)))

@@ -59,6 +59,6 @@ class Schedule:
 
 
 PRESETS = {
-    "demo": Schedule(epochs_dense=2, epochs_rung=1, samples_rung=3072, lr_rung=0.1),
+    "demo": Schedule(epochs_dense=2, epochs_rung=1, samples_rung=2560, lr_rung=0.1),
     "paper": Schedule(),
 }

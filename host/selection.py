@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from entropi.device.files import write_json
 from entropi.host import entropy
@@ -85,13 +87,15 @@ def select(
     *,
     target: str = "",
     levels: int = 4,
+    features: Callable[[Rung], Iterable[np.ndarray]] | None = None,
     progress: Progress | None = None,
 ) -> Selection:
     """Measure every rung on the target's training images and choose one.
 
-    `target` is the name that the selection records. `progress` is called before and after every rung with
-    (rungs done, rungs in all, text). Raises ValueError for an unknown estimator, an empty ladder or target, images of
-    another shape than the ladder's, and features that are not finite."""
+    `target` is the name that the selection records. `features` gives a rung's output on the target in chunks of (n, F),
+    for a caller who has it or wants to keep it; without it every encoder is run once. `progress` is called before and
+    after every rung with (rungs done, rungs in all, text). Raises ValueError for an unknown estimator, an empty ladder
+    or target, images of another shape than the ladder's, and features that are not finite."""
     if estimator not in ESTIMATORS:
         raise ValueError(f"estimator {estimator!r} is not known; choose from {', '.join(ESTIMATORS)}")
     if not len(ladder):
@@ -107,7 +111,8 @@ def select(
     for done, rung in enumerate(ladder):
         if progress:
             progress(done, len(ladder), f"entropy of {rung.name}")
-        values = entropy.measure(outputs(rung.encoder(), target_train), levels)
+        chunks = features(rung) if features else outputs(rung.encoder(), target_train)
+        values = entropy.measure(chunks, levels)
         measured.append(RungEntropy(rung.index, rung.alpha, rung.nonzeros, rung.source_accuracy, values))
     if progress:
         progress(len(ladder), len(ladder), "entropy measured")

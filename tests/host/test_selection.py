@@ -9,6 +9,7 @@ from entropi.host import figures, probe, selection
 from entropi.host.data import Split
 from entropi.host.entropy import Entropy
 from entropi.host.selection import RungEntropy, Selection, SelectionError, select
+from entropi.host.training import outputs
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +22,17 @@ def test_every_rung_is_measured_and_the_highest_is_chosen(choice, tiny_ladder):
     spectral = [r.entropy.spectral for r in choice.rungs]
     assert choice.rung == int(np.argmax(spectral))
     assert (choice.ladder, choice.target) == (tiny_ladder.path.name, "tiny")
+
+
+def test_features_that_are_there_already_are_not_computed_again(choice, tiny_ladder, tiny_source):
+    asked = []
+
+    def features(rung):
+        asked.append(rung.index)
+        return list(outputs(rung.encoder(), tiny_source.train))
+
+    assert select(tiny_ladder, tiny_source.train, target="tiny", features=features) == choice
+    assert asked == [0, 1, 2]
 
 
 def test_equal_entropies_go_to_the_smallest_alpha(choice):
