@@ -334,9 +334,6 @@ def _run(application: typer.Typer) -> None:
     """Run a command; anything it raises becomes one line on standard error and exit status 1."""
     try:
         application()
-    except KeyboardInterrupt:
-        err.print("interrupted; run the same command again to go on")
-        sys.exit(1)
     except (ValueError, RuntimeError, OSError, ImportError) as error:
         if os.environ.get("ENTROPI_DEBUG"):
             raise

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -116,9 +116,10 @@ def run(
     say(f"chosen: rung {chosen.index}, {chosen.nonzeros:,} weights, alpha {chosen.alpha:.4f}")
 
     # One process more, on what the steps below leave idle: it prepares what the chosen rung is compared with.
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), os.nice, (19,)) as background:
-        probes = background.submit(_probe_all, kept, found)
-        dense = background.submit(_dense, ladder[0], target, folder / "build" / "dense", budget)
+    # Leaving the pool, by an error or ^C too, ends the process at once.
+    with multiprocessing.get_context("spawn").Pool(1, _stay_behind) as background:
+        probes = background.apply_async(_probe_all, (kept, found))
+        dense = background.apply_async(_dense, (ladder[0], target, folder / "build" / "dense", budget))
 
         with bar("4 export: ONNX, int8 TFLite, image") as progress:
             bundle = export_encoder(chosen, target.train, folder / "build" / "chosen", lambda s: progress(0, 1, s))
@@ -133,9 +134,9 @@ def run(
             ]
         with bar("6 the dense network, to compare") as progress:
             progress(0, 1, "waiting for its features")
-            accuracies, baseline = probes.result()
+            accuracies, baseline = probes.get()
             entropy_figure(selection, accuracies, folder / "entropy.png", baseline)
-            rows.insert(0, _dense_row(ladder[0], *dense.result(), on, budget))
+            rows.insert(0, _dense_row(ladder[0], *dense.get(), on, budget))
 
     content = {
         "board": on.name,
@@ -150,6 +151,12 @@ def run(
     }
     write_json(folder / "demo.json", content)
     return content
+
+
+def _stay_behind() -> None:
+    """Yield the processor to the main process, and leave ^C to it."""
+    os.nice(19)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _probe_all(features: list[tuple[np.ndarray, np.ndarray]], tasks: Tasks) -> tuple[list[HeadAccuracy], HeadAccuracy]:
