@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
+
+from entropi.host.provenance import provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "tensorflow", "tflite-micro", "ziglang", "unicorn")
@@ -32,8 +31,7 @@ def main() -> None:
     result = {
         "command": " ".join(command),
         "seed": json.loads((folder / "ladder" / "ladder.json").read_text())["settings"]["seed"],
-        "machine": {"architecture": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},
-        "packages": {name: version(name) for name in PACKAGES},
+        **provenance(*PACKAGES),
         "result": json.loads(done.stdout),
     }
     (ROOT / "results").mkdir(exist_ok=True)

@@ -52,11 +52,25 @@ class LayerMacs:
     nonzero: int
 
 
+@dataclass(frozen=True)
+class Summary:
+    """One network: parameters, head included; features, what the encoder returns; head_parameters, weights and biases;
+    macs: multiply-accumulates of one image, or None where it does not take one of that shape, and problem says why."""
+
+    name: str
+    parameters: int
+    features: int
+    head_parameters: int
+    macs: int | None
+    problem: str | None
+
+
 # (millions of FLOPs, MB); VLCS, 5 classes.
 PAPER_TABLE_2 = {
     "ResNet18": {"frozen": (0.16, 0.03), "full": (30.03, 131.49)},
     "MobileNetV3-Large": {"frozen": (0.41, 0.08), "full": (229.05, 48.23)},
 }
+TABLE_2_ARCHS = {"ResNet18": "resnet18", "MobileNetV3-Large": "mobilenet_v3_large"}
 TABLE_2_CLASSES = 5
 TABLE_2_BATCH = 32
 
@@ -74,19 +88,28 @@ def full_cost(model: nn.Module, input_shape: tuple[int, int, int], batch: int = 
 
 def table_2(input_shape: tuple[int, int, int] = (3, 32, 32), batch: int = TABLE_2_BATCH) -> list[Table2Row]:
     """Our Table 2 beside the paper's. The paper states neither input size nor stem; torchvision's networks here."""
-    import torchvision  # takes seconds to load
-
-    networks = {
-        "ResNet18": torchvision.models.resnet18(num_classes=TABLE_2_CLASSES),
-        "MobileNetV3-Large": torchvision.models.mobilenet_v3_large(num_classes=TABLE_2_CLASSES),
-    }
     rows = []
-    for name, model in networks.items():
+    for name, arch in TABLE_2_ARCHS.items():
+        model = archs.build(arch, TABLE_2_CLASSES)
         head = model.get_submodule(archs.head_name(model))
         frozen = frozen_cost(head.in_features, TABLE_2_CLASSES, batch)
         rows.append(Table2Row(name, "frozen", frozen, *PAPER_TABLE_2[name]["frozen"]))
         rows.append(Table2Row(name, "full", full_cost(model, input_shape, batch), *PAPER_TABLE_2[name]["full"]))
     return rows
+
+
+def summary(name: str, classes: int, input_shape: tuple[int, int, int]) -> Summary:
+    """The figures of a network by its name, for (C, H, W) images. Raises ValueError where archs.build does."""
+    with torch.device("meta"):
+        model = archs.build(name, classes)
+    head = model.get_submodule(archs.head_name(model))
+    count, problem = None, None
+    try:
+        archs.check_input(name, classes, input_shape)
+        count = sum(layer.dense for layer in macs(model, input_shape))
+    except ValueError as error:
+        problem = str(error)
+    return Summary(name, parameters(model), head.in_features, parameters(head), count, problem)
 
 
 def parameters(model: nn.Module) -> int:
@@ -97,14 +120,17 @@ def parameters(model: nn.Module) -> int:
 def macs(model: nn.Module, input_shape: tuple[int, int, int]) -> list[LayerMacs]:
     """Multiply-accumulates of every convolution and linear layer for one (C, H, W) image, in the order they run.
 
-    nonzero = the sum over output channels of non-zero weights x output positions."""
+    nonzero = the sum over output channels of non-zero weights x output positions. On the meta device nothing is
+    computed and every weight counts as non-zero. Attention in torchvision's transformers is left out, projections
+    included: it calls functions instead of layers."""
     layers: list[LayerMacs] = []
 
     def count(name: str):
         def hook(module: nn.Module, _, output: torch.Tensor) -> None:
             weight = module.weight
             positions = output.numel() // weight.shape[0]
-            layers.append(LayerMacs(name, weight.numel() * positions, int(weight.count_nonzero()) * positions))
+            nonzeros = weight.numel() if weight.is_meta else int(weight.count_nonzero())
+            layers.append(LayerMacs(name, weight.numel() * positions, nonzeros * positions))
 
         return hook
 
@@ -116,7 +142,7 @@ def macs(model: nn.Module, input_shape: tuple[int, int, int]) -> list[LayerMacs]
     ]
     try:
         with torch.no_grad():
-            model.eval()(torch.zeros(1, *input_shape))
+            model.eval()(torch.zeros(1, *input_shape, device=next(model.parameters()).device))
     finally:
         for hook in hooks:
             hook.remove()

@@ -29,7 +29,7 @@ from entropi.host.probe import HeadAccuracy, probe, probe_features
 from entropi.host.progress import Progress
 from entropi.host.report import exercise
 from entropi.host.schedule import PRESETS, Schedule
-from entropi.host.selection import select
+from entropi.host.selection import FEWEST_DRAWS, select
 from entropi.host.tables import table
 from entropi.host.training import outputs
 
@@ -103,17 +103,26 @@ def run(
 
     kept: list[tuple[np.ndarray, np.ndarray]] = []  # every rung's features, which the picture needs as well
 
-    def features(rung: Rung) -> list[np.ndarray]:
+    def features(rung: Rung) -> np.ndarray:
         encoder = rung.encoder()
         train, test = (np.concatenate(list(outputs(encoder, split))) for split in (target.train, target.test))
         kept.append((train, test))
-        return [train]
+        return train
 
     with bar("3 select: entropy on the target") as progress:
-        selection = select(ladder, target.train, target=target.name, features=features, progress=progress)
+        selection = select(
+            ladder,
+            target.train,
+            estimators=("marginal", "joint"),
+            bootstrap=FEWEST_DRAWS,
+            target=target.name,
+            features=features,
+            progress=progress,
+        )
         selection.save(ladder.path)
     chosen = ladder[selection.rung]
     say(f"chosen: rung {chosen.index}, {chosen.nonzeros:,} weights, alpha {chosen.alpha:.4f}")
+    say(selection.explanation)
 
     # One process more, on what the steps below leave idle: it prepares what the chosen rung is compared with.
     # Leaving the pool, by an error or ^C too, ends the process at once.

@@ -1,122 +1,207 @@
-"""How much an encoder's output says about a data set: three entropies from one pass over its features, all in nats.
+"""How much an encoder's output says about a set of images: estimators that need no labels, all in nats.
 
-joint     the entropy of the whole quantised output vector (ENTROPI, eq. 5-6); at most log(samples)
-marginal  the sum over units of the entropy of one unit's code (eq. 8-9); an upper bound of the joint
-spectral  the von Neumann entropy of the feature covariance: -sum p log p over its eigenvalues, normalised to sum 1;
-          its exponential is Roy and Vetterli's effective rank; at most log(features)
+ESTIMATORS maps a name to a function of features (N samples, F units); docs/selection.md says when each one fails.
+
+joint                 entropy of the whole quantised output vector: ENTROPI, eq. 6
+marginal              sum over units of the entropy of a unit's code, an upper bound of the joint: ENTROPI, eq. 8-9
+marginal-robust       the same, its quantiser's range set by quantiles and not by one outlier
+spectral              von Neumann entropy of the covariance; its exponential is Roy and Vetterli's effective rank (2007)
+spectral-correlation  the same of the correlation matrix, in which every unit weighs alike
+rankme                entropy of the singular values, not centred; RankMe (Garrido et al. 2023) is its exponential
 """
 
 from __future__ import annotations
 
-import hashlib
-import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import IO
+from functools import cached_property, wraps
 
 import numpy as np
 
-SPOOL_BYTES = 64 * 2**20
+DEFAULT = "spectral-correlation"  # what chooses unless told otherwise; results/paper/regret.json says why
+LEVELS = 4  # M of eq. 3, the paper's value
 MAX_LEVELS = 250
+TAILS = (0.001, 0.999)  # quantiles that bound the robust range
+LARGEST = 1e30  # a feature beyond it comes from a network that diverged
+SMALLEST = 1e-30  # range of the outputs; its inverse is a float32
+BLOCK = 255  # rows that are quantised or counted at a time: counts of one block fit a byte, a block fits the cache
+
+# The paper does not say which of its two Fig. 3 plots; eq. 6 soon stands at log N on every rung and can choose none.
+ALIASES = {"paper": "marginal"}
+
+
+class Features:
+    """Outputs of one encoder, float32 (N, F), and what several estimators need of them, each part computed once.
+
+    `levels` is M of eq. 3. Raises ValueError for `levels` out of range, for no samples, and naming the sample that
+    holds NaN, infinity or a value beyond 1e30."""
+
+    def __init__(self, values: np.ndarray, levels: int = LEVELS) -> None:
+        if not 1 <= levels <= MAX_LEVELS:
+            raise ValueError(f"levels is {levels}; the quantiser needs between 1 and {MAX_LEVELS}")
+        if not len(values):
+            raise ValueError("there are no features to measure; the data set needs at least one sample")
+        self.levels = levels
+        self.values = np.ascontiguousarray(values, np.float32).reshape(len(values), -1)
+        self.low, self.high = float(self.values.min()), float(self.values.max())
+        if not -LARGEST <= self.low <= self.high <= LARGEST:  # false for NaN, too
+            row = int((~(np.abs(self.values) <= LARGEST)).any(1).argmax())
+            raise ValueError(
+                f"features of sample {row} hold NaN, infinity or values beyond {LARGEST:g}; "
+                "the encoder is damaged or diverged, so train this rung again"
+            )
+
+    @property
+    def delta(self) -> float:
+        """The quantiser's step (eq. 3)."""
+        return (self.high - self.low) / self.levels
+
+    @cached_property
+    def codes(self) -> np.ndarray:
+        """uint8 (N, F): the quantisation index of every output (eq. 2), counted from the smallest."""
+        return self.quantise(self.low, self.high)
+
+    @cached_property
+    def states(self) -> np.ndarray:
+        """How often each distinct state, a whole row of codes, occurs (eq. 5)."""
+        return np.fromiter(Counter(row.tobytes() for row in self.codes).values(), np.int64)
+
+    @cached_property
+    def centred(self) -> np.ndarray:
+        """float32 (N, F): every unit without its mean, all in units of the range of the outputs.
+
+        The first row goes first, so that a unit that never changes is exactly zero whatever its value."""
+        centred = self.values - self.values[0]
+        centred *= 1 / max(self.high - self.low, SMALLEST)
+        centred -= centred.mean(0)
+        return centred
+
+    @cached_property
+    def gram(self) -> np.ndarray:
+        """The scatter matrix of the centred units."""
+        return _gram(self.centred)
+
+    def quantise(self, low: float, high: float) -> np.ndarray:
+        """floor(y / delta + 1/2), y clipped to [low, high] and delta = (high - low) / levels, as uint8 from 0."""
+        delta = (high - low) / self.levels
+        codes = np.zeros(self.values.shape, np.uint8)
+        for start in range(0, len(codes) if delta else 0, BLOCK):
+            block = np.clip(self.values[start : start + BLOCK].astype(np.float64), low, high)
+            codes[start : start + BLOCK] = np.floor(block / delta + 0.5) - np.floor(low / delta + 0.5)
+        return codes
+
+
+ESTIMATORS: dict[str, Callable[[np.ndarray | Features], float]] = {}
+
+
+def _estimator(name: str) -> Callable:
+    """Puts a function of Features into ESTIMATORS, from where it takes an array as well."""
+
+    def register(function: Callable[[Features], float]) -> Callable[[np.ndarray | Features], float]:
+        @wraps(function)
+        def estimate(features: np.ndarray | Features) -> float:
+            return function(features if isinstance(features, Features) else Features(features))
+
+        ESTIMATORS[name] = estimate
+        return estimate
+
+    return register
+
+
+@_estimator("joint")
+def joint(features: Features) -> float:
+    """H = -sum over states k of p_k log p_k, p_k the share of samples in state k (eq. 5-6). At most log N."""
+    return _entropy(features.states)
+
+
+@_estimator("marginal")
+def marginal(features: Features) -> float:
+    """H = -sum over units i and codes k of p_ik log p_ik (eq. 8), p_ik as in eq. 9. At most F log(M + 1)."""
+    return _marginal(features.codes)
+
+
+@_estimator("marginal-robust")
+def marginal_robust(features: Features) -> float:
+    """As marginal, with eq. 3's max and min replaced by the 99.9 % and 0.1 % quantiles over all units and samples."""
+    return _marginal(features.quantise(*map(float, np.quantile(features.values, TAILS))))
+
+
+@_estimator("spectral")
+def spectral(features: Features) -> float:
+    """H = -sum p log p, p the eigenvalues of the units' covariance over their sum. At most log min(N - 1, F)."""
+    return _entropy(_eigenvalues(features.gram))
+
+
+@_estimator("spectral-correlation")
+def spectral_correlation(features: Features) -> float:
+    """As spectral, of the units' correlation matrix; a unit that never changes is left out."""
+    centred = features.centred
+    norms = np.linalg.norm(centred, axis=0)
+    norms[norms == 0] = 1
+    if len(centred) >= len(norms):
+        return _entropy(_eigenvalues(features.gram / norms / norms[:, None]))
+    return _entropy(_eigenvalues(_gram(centred / norms)))
+
+
+@_estimator("rankme")
+def rankme(features: Features) -> float:
+    """H = -sum p log p, p the singular values of the features as they are over their sum. At most log min(N, F)."""
+    # float64: the mean's singular value dwarfs the others, whose squares float32 would lose
+    squares = _eigenvalues(_gram(features.values.astype(np.float64)))
+    return _entropy(np.sqrt(squares.clip(0)))
 
 
 @dataclass(frozen=True)
 class Entropy:
-    """joint, marginal and spectral in nats; states: distinct output codes seen; delta: the quantiser's step (eq. 3);
-    samples: how many outputs were measured."""
+    """What was measured on one encoder. estimates: from an estimator's name to its value in nats; samples: how many
+    outputs were measured; delta: the quantiser's step (eq. 3); states: distinct states seen, None where the joint
+    entropy was not asked for."""
 
-    joint: float
-    states: int
-    marginal: float
-    delta: float
-    spectral: float
+    estimates: dict[str, float]
     samples: int
+    delta: float
+    states: int | None = None
 
 
-class _Covariance:
-    """Mean and scatter matrix of rows that arrive in chunks (Chan, Golub and LeVeque's merging, in float64)."""
-
-    def __init__(self, first: np.ndarray) -> None:
-        self.shift = first.astype(np.float64)  # makes a unit that never changes come out as exactly zero
-        self.count = 0
-        self.mean = np.zeros(len(first))
-        self.scatter = np.zeros((len(first), len(first)))
-
-    def add(self, rows: np.ndarray) -> None:
-        rows = rows - self.shift
-        mean = rows.mean(0)
-        rows -= mean
-        total = self.count + len(rows)
-        gap = mean - self.mean
-        self.scatter += rows.T @ rows
-        self.scatter += np.outer(gap, gap) * (self.count * len(rows) / total)
-        self.mean += gap * (len(rows) / total)
-        self.count = total
-
-
-def measure(features: Iterable[np.ndarray], levels: int = 4) -> Entropy:
-    """The entropies of features that arrive in chunks of (n, ...) floats; each chunk is used once.
-
-    `levels` is M of eq. 3. Memory holds the covariance and the distinct states, not the samples: those wait in a
-    temporary file for the quantiser's step, which is known only at the end. Raises ValueError for NaN or infinite
-    features and for no features at all."""
-    if not 1 <= levels <= MAX_LEVELS:
-        raise ValueError(f"levels is {levels}; the quantiser needs between 1 and {MAX_LEVELS}")
-    covariance = None
-    low, high, row = np.inf, -np.inf, 0
-    with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as spool:
-        for chunk in features:
-            chunk = np.asarray(chunk, np.float64).reshape(len(chunk), -1)
-            if not len(chunk):
-                continue
-            if not np.isfinite(chunk).all():
-                raise ValueError(
-                    f"features of sample {row + int((~np.isfinite(chunk)).any(1).argmax())} hold NaN or infinity; "
-                    "the encoder is damaged or diverged, so train this rung again"
-                )
-            covariance = covariance or _Covariance(chunk[0])
-            covariance.add(chunk)
-            low, high, row = min(low, chunk.min()), max(high, chunk.max()), row + len(chunk)
-            np.save(spool, chunk, allow_pickle=False)
-        if covariance is None:
-            raise ValueError("there are no features to measure; the data set needs at least one sample")
-        delta = float((high - low) / levels)
-        if delta == 0:
-            return Entropy(0.0, 1, 0.0, 0.0, 0.0, covariance.count)
-        spool.seek(0)
-        joint, states, marginal = _code_entropies(_read(spool, row), low, delta, levels)
-    return Entropy(joint, states, marginal, delta, _spectral(covariance.scatter), covariance.count)
-
-
-def _read(spool: IO[bytes], rows: int) -> Iterator[np.ndarray]:
-    while rows:
-        chunk = np.load(spool, allow_pickle=False)
-        rows -= len(chunk)
-        yield chunk
-
-
-def _code_entropies(chunks: Iterable[np.ndarray], low: float, delta: float, levels: int) -> tuple[float, int, float]:
-    """Joint entropy, number of states and marginal entropy of floor(y / delta + 1/2) (eq. 2)."""
-    first = np.floor(low / delta + 0.5)
-    states: Counter[bytes] = Counter()
-    counts = None
-    for chunk in chunks:
-        codes = (np.floor(chunk / delta + 0.5) - first).astype(np.uint8)
-        states.update(hashlib.blake2b(code, digest_size=16).digest() for code in codes)
-        seen = np.stack([(codes == code).sum(0) for code in range(levels + 2)])
-        counts = seen if counts is None else counts + seen
-    joint = _entropy(np.fromiter(states.values(), np.float64))
-    marginal = sum(_entropy(unit) for unit in counts.T)
-    return joint, len(states), marginal
+def measure(features: Features, estimators: Iterable[str]) -> Entropy:
+    """The estimates that are asked for."""
+    estimates = {name: ESTIMATORS[name](features) for name in estimators}
+    states = len(features.states) if "joint" in estimates else None
+    return Entropy(estimates, len(features.values), features.delta, states)
 
 
 def _entropy(weights: np.ndarray) -> float:
-    """-sum p log p, with p the positive weights over their sum; 0 where there are none."""
-    weights = weights[weights > 0]
-    p = weights / weights.sum()
+    """-sum p log p, p the positive weights over their sum; 0 where there are none. Raises RuntimeError for NaN, which
+    would otherwise pass for none."""
+    if not np.isfinite(weights).all():
+        raise RuntimeError("a spectrum came out as NaN or infinity; run again, and report it if it comes back")
+    p = weights[weights > 0].astype(np.float64)
+    p /= p.sum()
     return max(0.0, float(-(p * np.log(p)).sum()))
 
 
-def _spectral(scatter: np.ndarray) -> float:
-    return _entropy(np.linalg.eigvalsh(scatter))
+def _marginal(codes: np.ndarray) -> float:
+    """The sum over the columns of the entropy of a column's values."""
+    counts = np.zeros((int(codes.max()) + 1, codes.shape[1]))
+    for start in range(0, len(codes), BLOCK):
+        block = codes[start : start + BLOCK]
+        for code, count in enumerate(counts):
+            count += (block == code).view(np.uint8).sum(0, dtype=np.uint8)
+    p = counts / len(codes)
+    return float(-(p * np.log(p, where=p > 0, out=np.zeros_like(p))).sum()) + 0.0
+
+
+def _gram(y: np.ndarray) -> np.ndarray:
+    """The smaller of y^T y and y y^T, which share their non-zero eigenvalues."""
+    return y.T @ y if y.shape[0] >= y.shape[1] else y @ y.T
+
+
+def _eigenvalues(matrix: np.ndarray) -> np.ndarray:
+    """Of a Gram matrix, without the zeros that units of nothing but zeros stand for."""
+    from scipy.linalg import eigvalsh  # in float32 nearly twice as fast as NumPy's
+
+    some = matrix.diagonal() > 0
+    if not some.all():
+        matrix = matrix[np.ix_(some, some)]
+    return eigvalsh(matrix.T, lower=False, check_finite=False, driver="evd") if matrix.size else np.zeros(0)

@@ -14,6 +14,17 @@ from entropi.host.selection import Selection
 
 # Okabe and Ito's colours, told apart with every kind of colour blindness.
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#6B6B6B"
+SKY, YELLOW, BLACK = "#56B4E9", "#E69F00", "#000000"
+
+STYLES = {
+    "spectral": ("o", BLUE),
+    "spectral-correlation": ("D", SKY),
+    "rankme": ("v", YELLOW),
+    "marginal": ("s", PURPLE),
+    "marginal-robust": ("P", ORANGE),
+    "joint": ("^", GREEN),
+    "probe": ("X", BLACK),
+}
 
 
 def entropy_figure(
@@ -36,11 +47,9 @@ def entropy_figure(
     chosen = next(rung for rung in selection.rungs if rung.rung == selection.rung)
     for axes in (top, bottom):
         axes.axvline(chosen.alpha, color=GREY, linewidth=1.2, linestyle=(0, (4, 3)), zorder=0)
-        axes.grid(axis="y", color="#E4E4E4", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes)
     top.set_title(
-        f"Chosen by {selection.estimator} entropy: rung {chosen.rung}, {chosen.alpha:.2%} of the weights",
+        f"Chosen by {selection.estimator}: rung {chosen.rung}, {chosen.alpha:.2%} of the weights",
         loc="left",
         fontsize=11.5,
     )
@@ -49,25 +58,25 @@ def entropy_figure(
 
 def _entropies(axes: Axes, selection: Selection) -> None:
     alphas = [rung.alpha for rung in selection.rungs]
-    largest = {
-        "spectral": (BLUE, "o", 2.2),
-        "marginal": (PURPLE, "s", 1.3),
-        "joint": (GREEN, "^", 1.3),
-    }
-    for name, (colour, marker, width) in largest.items():
-        values = [getattr(rung.entropy, name) for rung in selection.rungs]
+    for name in selection.rungs[0].estimates:
+        marker, colour = STYLES[name]
+        chooses = name == selection.estimator
+        values = [rung.estimates[name] for rung in selection.rungs]
         top = max(values) or 1.0
         axes.plot(
             alphas,
             [value / top for value in values],
             color=colour,
             marker=marker,
-            markersize=3 + width,
-            linewidth=width,
-            label=f"{name} (1 = {top:.3g} nats)",
+            markersize=5.2 if chooses else 4.3,
+            linewidth=2.2 if chooses else 1.3,
+            label=f"{name} (1 = {top:.3g}{'' if name == 'probe' else ' nats'})",
         )
+        if chooses and selection.bootstrap:
+            low, high = ([rung.interval[end] / top for rung in selection.rungs] for end in (0, 1))
+            axes.fill_between(alphas, low, high, color=colour, alpha=0.2, linewidth=0)
     axes.set_ylabel("entropy / its maximum")
-    axes.set_ylim(0, 1.08)
+    axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=9, ncols=3, loc="lower left")
 
 
@@ -86,6 +95,14 @@ def _accuracies(
         label = f"raw pixels, {baseline.samples_a_class} a class"
         axes.axhline(baseline.few_mean, color=BLUE, linewidth=1.2, linestyle=(0, (6, 3)), label=label)
     axes.plot(alphas, source, color=GREY, linewidth=1.3, linestyle=":", label="source task")
+    accuracy_over_alpha(axes, alphas)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low - 0.2 * (high - low), min(high, 1.02))
+    axes.legend(frameon=False, fontsize=9, ncols=4, loc="lower left", columnspacing=1.4)
+
+
+def accuracy_over_alpha(axes: Axes, alphas: Sequence[float]) -> None:
+    """Label the axes: accuracy in per cent over alpha, dense on the left, on a logarithmic scale."""
     axes.set_ylabel("test accuracy")
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_xlabel("fraction of encoder weights kept, α")
@@ -94,6 +111,10 @@ def _accuracies(
     axes.xaxis.set_major_locator(FixedLocator([1, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda alpha, _: f"{alpha:.3g}"))
-    low, high = axes.get_ylim()
-    axes.set_ylim(low - 0.2 * (high - low), min(high, 1.02))
-    axes.legend(frameon=False, fontsize=9, ncols=4, loc="lower left", columnspacing=1.4)
+
+
+def tidy(axes: Axes) -> None:
+    """Level grid lines behind the data, no frame on top and right."""
+    axes.grid(axis="y", color="#E4E4E4", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,12 +1,11 @@
 """The ladder: one network, pruned further on every rung and retrained, kept in a folder.
 
-    ladder.json               settings and, for every finished rung, alpha, non-zeros, accuracy, seconds, SHA-256
-    rung-00.safetensors ...   the networks; a tensor NAME that is mostly zeros is stored as NAME.index (int32, flat)
-                              and NAME.value (float32), its shape is in the metadata
+    ladder.json               settings and, for every finished rung, alpha, accuracy, entropy, SHA-256 and so on
+    rung-00.safetensors ...   the networks, as tensors.py packs them
     checkpoint.safetensors    while a rung is trained: weights and momentum after its last whole epoch
 
 Every rung starts from the file of the rung before, and every file is replaced in one step. So a build that was killed
-goes on where it stopped and ends with the same bytes (same machine, torch version and number of threads).
+goes on where it stopped and ends with the same bytes (same machine, torch version, number of threads and of processes).
 """
 
 from __future__ import annotations
@@ -15,27 +14,24 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as parse
-from safetensors.torch import save as serialise
 from torch import nn
 
 from entropi.device.files import write_atomically, write_json
-from entropi.host import archs, data, pruning, training
+from entropi.host import archs, data, entropy, pruning, tensors, training
+from entropi.host.engine import Engine, engine
 from entropi.host.progress import Progress
 from entropi.host.schedule import PRESETS, Schedule
 
-FORMAT = 1
+FORMAT = 2
 LADDER = "ladder.json"
 CHECKPOINT = "checkpoint.safetensors"
-# safetensors writes several metadata keys in no fixed order, so everything is JSON under this one.
-METADATA_KEY = "entropi"
 
 
 class LadderError(ValueError):
@@ -46,14 +42,16 @@ class LadderError(ValueError):
 class Rung:
     """One network of a ladder.
 
-    alpha: fraction of encoder weights kept; nonzeros: how many that is; source_accuracy: on the source test split,
-    0..1; mean, std: per channel, the network takes (pixel / 255 - mean) / std; input_shape: (C, H, W);
+    alpha: fraction kept of what the schedule counts; nonzeros: encoder weights kept; source_accuracy: on the source
+    test split, 0..1; source_entropy: entropy.DEFAULT of the encoder's output there, nats; mean, std: per channel, the
+    network takes (pixel / 255 - mean) / std; input_shape: (C, H, W);
     metadata: the rung's entry in ladder.json."""
 
     index: int
     alpha: float
     nonzeros: int
     source_accuracy: float
+    source_entropy: float
     path: Path
     arch: str
     classes: tuple[str, ...]
@@ -74,7 +72,7 @@ class Rung:
                 f"{self.path} is damaged: {len(content)} bytes whose SHA-256 differs from the one in {LADDER} "
                 f"({self.metadata['bytes']} bytes were written); restore it or build again in an empty folder"
             )
-        return _unpack(*_parse(content, self.path))
+        return tensors.unpack(content, self.path)[0]
 
     def model(self) -> nn.Module:
         """The whole network in evaluation mode, head of the source task included."""
@@ -99,12 +97,13 @@ class Ladder(Sequence[Rung]):
         self.source: str = settings["source"]
         self.seed: int = settings["seed"]
         self.threads: int = settings["threads"]
+        self.precision: str = settings["precision"]
         self.schedule = Schedule(**settings["schedule"])
         self.classes: tuple[str, ...] = tuple(content["classes"])
         self.input_shape: tuple[int, int, int] = tuple(content["input_shape"])
         self.mean: tuple[float, ...] = tuple(content["mean"])
         self.std: tuple[float, ...] = tuple(content["std"])
-        self._settings = {**settings, "schedule": asdict(self.schedule)}
+        self.settings = {**settings, "schedule": asdict(self.schedule)}
         self._rungs = [self._rung(index, entry) for index, entry in enumerate(content["rungs"])]
 
     def _rung(self, index: int, entry: dict[str, Any]) -> Rung:
@@ -113,6 +112,7 @@ class Ladder(Sequence[Rung]):
             alpha=entry["alpha"],
             nonzeros=entry["nonzeros"],
             source_accuracy=entry["source_accuracy"],
+            source_entropy=entry["source_entropy"],
             path=self.path / entry["file"],
             arch=self.arch,
             classes=self.classes,
@@ -125,7 +125,8 @@ class Ladder(Sequence[Rung]):
     @property
     def complete(self) -> bool:
         """Whether every rung of the schedule is there."""
-        return len(self) == len(self.schedule.alphas())
+        accuracies, entropies = ([getattr(r, n) for r in self] for n in ("source_accuracy", "source_entropy"))
+        return self.schedule.finished(accuracies, entropies)
 
     def __len__(self) -> int:
         return len(self._rungs)
@@ -186,7 +187,7 @@ class Ladder(Sequence[Rung]):
         path = Path(path)
         begun = cls.open(path) if (path / LADDER).exists() else None
         if threads is None:
-            threads = begun.threads if begun else torch.get_num_threads()
+            threads = torch.get_num_threads() if begun is None else begun.threads
         for name, value, least in (("seed", seed, 0), ("threads", threads, 1)):
             if value < least:
                 raise ValueError(f"{name} is {value}; it must be at least {least}")
@@ -194,82 +195,71 @@ class Ladder(Sequence[Rung]):
             "arch": arch,
             "source": source if isinstance(source, str) else source.name,
             "seed": seed,
-            "threads": threads,
             "schedule": asdict(schedule),
         }
-        if begun:
-            _compare(path, begun._settings, settings)
+        if begun is not None:
+            _compare(path, begun.settings, settings)
             if begun.complete and isinstance(source, str):
                 return begun
         archs.check(arch)
+        work = engine()
         dataset = data.load(source) if isinstance(source, str) else source
-        settings["source_sha256"] = dataset.fingerprint()
-        if begun:
-            _compare(path, begun._settings, settings)
-            ladder = begun
-        else:
-            ladder = cls._begin(path, settings, dataset)
+        settings |= {
+            "threads": threads,
+            "processes": work.processes,
+            "device": work.device.type,
+            "source_sha256": dataset.fingerprint(),
+        }
+        check_parts(schedule, len(dataset.train), work)
+        if begun is not None:
+            _compare(path, begun.settings, settings)
+        elif work.rank == 0:
+            _begin(path, settings, dataset, work)
+        work.wait()
         with _threads(threads):
-            ladder._climb(dataset, progress or (lambda done, total, text: None))
+            while not (ladder := cls.open(path)).complete:
+                ladder._climb(dataset, work, progress or (lambda done, total, text: None))
+                work.wait()
         return ladder
 
-    @classmethod
-    def _begin(cls, path: Path, settings: dict[str, Any], dataset: data.Dataset) -> Ladder:
-        channels = dataset.input_shape[0]
-        if channels != archs.CHANNELS:
-            raise ValueError(
-                f"{dataset.name} has {channels} channels and {settings['arch']} takes {archs.CHANNELS}; "
-                f"choose a source with {archs.CHANNELS}"
-            )
-        path.mkdir(parents=True, exist_ok=True)
-        content = {
-            "format": FORMAT,
-            "settings": settings,
-            "classes": list(dataset.classes),
-            "input_shape": list(dataset.input_shape),
-            "mean": [training.MEAN] * channels,
-            "std": [training.STD] * channels,
-            "rungs": [],
+    def _climb(self, dataset: data.Dataset, work: Engine, progress: Progress) -> None:
+        """Make the next rung."""
+        started = time.perf_counter()
+        index, shares = len(self), self.schedule.shares()
+        steps = [self.schedule.plan(rung).steps(len(dataset.train)) for rung in range(len(shares))]
+        begin = sum(steps[:index])
+        text = f"rung {index}, {shares[index]:.2%} of the weights"
+        model = self._train(index, dataset, work, lambda step: progress(begin + step, sum(steps), text))
+        encoder, head = archs.split(model)
+        features = np.concatenate(list(training.outputs(encoder, dataset.test)))
+        with torch.inference_mode():
+            logits = head.cpu()(torch.from_numpy(features)).numpy()
+        nonzeros = pruning.nonzeros(pruning.prunable(model))
+        entry = {
+            "alpha": _alpha(model, nonzeros, self.schedule.counts),
+            "nonzeros": nonzeros,
+            "source_accuracy": training.top1(logits, dataset.test.labels),
+            "source_entropy": entropy.ESTIMATORS[entropy.DEFAULT](features),
         }
-        write_json(path / LADDER, content)
-        return cls(path, content)
+        if work.rank:
+            return
+        file = self.path / f"rung-{index:02d}.safetensors"
+        content = tensors.pack(model.state_dict(), {"arch": self.arch, "index": index, **entry})
+        write_atomically(file, content)
+        entry |= {
+            "file": file.name,
+            "bytes": len(content),
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "seconds": round(time.perf_counter() - started, 2),
+            "torch": torch.__version__,
+        }
+        self._content["rungs"].append(entry)
+        write_json(self.path / LADDER, self._content)
+        (self.path / CHECKPOINT).unlink(missing_ok=True)
 
-    def _climb(self, dataset: data.Dataset, progress: Progress) -> None:
-        """Make every rung that is missing."""
-        alphas = self.schedule.alphas()
-        plans = [self.schedule.plan(index) for index in range(len(alphas))]
-        steps = [plan.epochs * plan.steps_an_epoch(len(dataset.train)) for plan in plans]
-        for index in range(len(self), len(alphas)):
-            started = time.perf_counter()
-            text = f"rung {index} of 0 to {len(alphas) - 1}, {alphas[index]:.2%} of the weights"
-            done = sum(steps[:index])
-            model = self._train(
-                index, alphas[index], dataset, lambda step, d=done, t=text: progress(d + step, sum(steps), t)
-            )
-            entry = {
-                "alpha": alphas[index],
-                "nonzeros": pruning.nonzeros(pruning.prunable(model)),
-                "source_accuracy": training.accuracy(model, dataset.test),
-            }
-            file = self.path / f"rung-{index:02d}.safetensors"
-            content = _pack(model.state_dict(), {"arch": self.arch, "index": index, **entry})
-            write_atomically(file, content)
-            entry |= {
-                "file": file.name,
-                "bytes": len(content),
-                "sha256": hashlib.sha256(content).hexdigest(),
-                "seconds": round(time.perf_counter() - started, 2),
-                "torch": torch.__version__,
-            }
-            self._content["rungs"].append(entry)
-            write_json(self.path / LADDER, self._content)
-            self._rungs.append(self._rung(index, entry))
-            (self.path / CHECKPOINT).unlink(missing_ok=True)
-
-    def _train(self, index: int, alpha: float, dataset: data.Dataset, on_step) -> nn.Module:
+    def _train(self, index: int, dataset: data.Dataset, work: Engine, on_step: Callable[[int], None]) -> nn.Module:
         """The trained network of one rung, from the rung before and, where there is one, the checkpoint."""
-        plan = self.schedule.plan(index)
-        steps = plan.steps_an_epoch(len(dataset.train))
+        plan, masks = self.schedule.plan(index), {}
         if index == 0:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
@@ -277,41 +267,78 @@ class Ladder(Sequence[Rung]):
         else:
             model = self[index - 1].model()
             weights = pruning.prunable(model)
-            masks = pruning.magnitude_masks(weights, alpha)
+            masks = pruning.magnitude_masks(weights, self.schedule.shares()[index])
             pruning.apply(weights, masks)
-            training.hold_zero(weights, masks)
-        optimiser = training.sgd(model, plan)
-        for epoch in range(self._resume(index, model, optimiser), plan.epochs):
-            begin = epoch * steps
-            training.fit_epoch(
-                model, optimiser, dataset.train, plan, epoch, (self.seed, index), lambda s, b=begin: on_step(b + s)
-            )
-            if epoch + 1 < plan.epochs:
-                self._checkpoint(index, epoch + 1, model, optimiser)
+            masks = {weights[name]: mask for name, mask in masks.items()}
+        task = training.Task.of(dataset.train, work, self.precision)
+        trainer = training.Trainer(model.to(work.device), task, plan, masks)
+        for epoch in range(self._resume(index, trainer), plan.epochs):
+            begin = epoch * trainer.steps_an_epoch
+            trainer.epoch(epoch, (self.seed, index), lambda step, b=begin: on_step(b + step))
+            if epoch + 1 < plan.epochs and work.rank == 0:
+                self._checkpoint(index, epoch + 1, trainer)
         return model
 
-    def _checkpoint(self, index: int, epochs: int, model: nn.Module, optimiser: torch.optim.SGD) -> None:
-        tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-        for name, parameter in model.named_parameters():
-            tensors[f"momentum.{name}"] = optimiser.state[parameter]["momentum_buffer"]
+    def _checkpoint(self, index: int, epochs: int, trainer: training.Trainer) -> None:
         metadata = {"rung": index, "epochs": epochs}
-        write_atomically(self.path / CHECKPOINT, _pack(tensors, metadata))
+        write_atomically(self.path / CHECKPOINT, tensors.pack(trainer.state(), metadata))
 
-    def _resume(self, index: int, model: nn.Module, optimiser: torch.optim.SGD) -> int:
+    def _resume(self, index: int, trainer: training.Trainer) -> int:
         """Bring back the checkpoint of this rung; returns how many of its epochs are done."""
         file = self.path / CHECKPOINT
         if not file.exists():
             return 0
-        tensors, metadata = _parse(_read(file), file)
+        state, metadata = tensors.unpack(_read(file), file)
         if metadata["rung"] != index:  # of the rung before: killed between finishing it and clearing up
             return 0
-        tensors = _unpack(tensors, metadata)
-        with torch.no_grad():
-            for name, tensor in model.state_dict().items():
-                tensor.copy_(tensors[f"model.{name}"])
-            for name, parameter in model.named_parameters():
-                optimiser.state[parameter]["momentum_buffer"].copy_(tensors[f"momentum.{name}"])
+        trainer.restore(state)
         return metadata["epochs"]
+
+
+def check_parts(schedule: Schedule, size: int, work: Engine) -> None:
+    """Raises ValueError where a batch cannot be divided equally among the processes."""
+    for rung in (0, 1):
+        batch = schedule.plan(rung).batch_size(size)
+        if batch % work.processes:
+            raise ValueError(
+                f"a batch of {batch} samples cannot be divided among {work.processes} processes; "
+                f"choose a multiple of {work.processes}"
+            )
+
+
+def _begin(path: Path, settings: dict[str, Any], dataset: data.Dataset, work: Engine) -> None:
+    """Write the ladder.json of a ladder without rungs."""
+    channels = dataset.input_shape[0]
+    if channels != archs.CHANNELS:
+        raise ValueError(
+            f"{dataset.name} has {channels} channels and {settings['arch']} takes {archs.CHANNELS}; "
+            f"choose a source with {archs.CHANNELS}"
+        )
+    archs.check_input(settings["arch"], len(dataset.classes), dataset.input_shape)
+    path.mkdir(parents=True, exist_ok=True)
+    with torch.device("meta"):
+        model = archs.build(settings["arch"], len(dataset.classes))
+    precision = work.precision(settings["schedule"]["precision"], model)
+    content = {
+        "format": FORMAT,
+        "settings": {**settings, "precision": precision},
+        "classes": list(dataset.classes),
+        "input_shape": list(dataset.input_shape),
+        "mean": [training.MEAN] * channels,
+        "std": [training.STD] * channels,
+        "rungs": [],
+    }
+    (path / CHECKPOINT).unlink(missing_ok=True)  # of a ladder that is no more
+    write_json(path / LADDER, content)
+
+
+def _alpha(model: nn.Module, nonzeros: int, counts: str) -> float:
+    """The share kept of what `counts` names (see Schedule), `nonzeros` of the encoder's weights being left."""
+    weights = sum(weight.numel() for weight in pruning.prunable(model).values())
+    if counts == "weights":
+        return nonzeros / weights
+    total = sum(parameter.numel() for parameter in model.parameters())
+    return (total - weights + nonzeros) / total
 
 
 def _compare(path: Path, old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> None:
@@ -335,44 +362,8 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _pack(tensors: dict[str, torch.Tensor], metadata: dict[str, Any]) -> bytes:
-    """Tensors as a safetensors file, those that are mostly zeros as index and value."""
-    packed, sparse = {}, {}
-    for name, tensor in tensors.items():
-        dense = tensor.detach().contiguous() + 0  # -0.0 becomes 0.0, as it would by way of index and value
-        index = dense.flatten().nonzero()[:, 0]
-        if dense.dtype == torch.float32 and 2 * len(index) < dense.numel() < 2**31:
-            packed[f"{name}.index"] = index.to(torch.int32)
-            packed[f"{name}.value"] = dense.flatten()[index]
-            sparse[name] = list(dense.shape)
-        else:
-            packed[name] = dense
-    return serialise(packed, {METADATA_KEY: json.dumps({**metadata, "sparse": sparse}, sort_keys=True)})
-
-
-def _unpack(tensors: dict[str, torch.Tensor], metadata: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The inverse of _pack."""
-    tensors = dict(tensors)
-    for name, shape in metadata["sparse"].items():
-        dense = torch.zeros(shape)
-        index = tensors.pop(f"{name}.index").long()
-        dense.view(-1)[index] = tensors.pop(f"{name}.value")
-        tensors[name] = dense
-    return tensors
-
-
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
         raise LadderError(f"{path} cannot be read ({error.strerror}); restore it") from error
-
-
-def _parse(content: bytes, path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Tensors and metadata of a file that _pack wrote."""
-    try:
-        tensors = parse(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        return tensors, json.loads(header["__metadata__"][METADATA_KEY])
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise LadderError(f"{path} is damaged ({error}); delete it and build again") from error

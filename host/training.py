@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from entropi.host.data import Split
+from entropi.host.engine import Engine
+from entropi.host.taps import trimmed
 
 MEAN, STD = 0.5, 0.5
+SHIFT = 4
 EVALUATION_BATCH = 256
-
-# Called with (steps done, steps in all, what is being done).
 
 
 class TrainingError(RuntimeError):
@@ -28,7 +29,9 @@ class TrainingError(RuntimeError):
 
 @dataclass(frozen=True)
 class Optimisation:
-    """One training run: SGD at `lr` falling to 0 along a cosine over all `epochs`."""
+    """One training run: SGD at `lr` falling to 0 along a cosine over all `epochs`.
+
+    augment: every image is shifted by up to 4 pixels, the border filled with black, and mirrored at random."""
 
     epochs: int
     lr: float
@@ -36,60 +39,130 @@ class Optimisation:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     samples: int | None = None  # random samples an epoch sees; None: all
+    augment: bool = False
+
+    def batch_size(self, size: int) -> int:
+        """Samples a step on a training set of `size` samples: `batch`, or all there are in an epoch."""
+        return min(self.batch, size, self.samples or size)
 
     def steps_an_epoch(self, size: int) -> int:
         """Optimiser steps in an epoch over a training set of `size` samples; a last, short batch is left out."""
-        samples = min(size, self.samples or size)
-        return samples // min(self.batch, samples)
+        return min(size, self.samples or size) // self.batch_size(size)
+
+    def steps(self, size: int) -> int:
+        """Optimiser steps of the whole run."""
+        return self.epochs * self.steps_an_epoch(size)
 
 
-def normalise(images: np.ndarray) -> torch.Tensor:
+def normalise(images: torch.Tensor) -> torch.Tensor:
     """uint8 (N, C, H, W) to float32 in channels_last: (pixel / 255 - MEAN) / STD."""
-    pixels = torch.from_numpy(images).to(torch.float32, memory_format=torch.channels_last)
+    pixels = images.to(torch.float32, memory_format=torch.channels_last)
     return pixels.mul_(1 / (255 * STD)).sub_(MEAN / STD)
 
 
-def fit_epoch(
-    model: nn.Module,
-    optimiser: torch.optim.SGD,
-    split: Split,
-    plan: Optimisation,
-    epoch: int,
-    seed: tuple[int, ...],
-    on_step: Callable[[int], None] | None = None,
-) -> float:
-    """Train for one epoch, number `epoch` of `plan.epochs`; returns the mean loss. `on_step` gets the steps done.
-
-    Raises TrainingError when the loss is not finite."""
-    steps = plan.steps_an_epoch(len(split))
-    batch = min(plan.batch, len(split), plan.samples or plan.batch)
-    draw = np.random.SeedSequence([*seed, epoch])
-    order = np.random.default_rng(draw).permutation(len(split))
-    model.train()
-    total = 0.0
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(draw.generate_state(1)[0]))
-        for step in range(steps):
-            progress = (epoch * steps + step) / (plan.epochs * steps)
-            for group in optimiser.param_groups:
-                group["lr"] = plan.lr * 0.5 * (1 + math.cos(math.pi * progress))
-            index = order[step * batch : (step + 1) * batch]
-            loss = F.cross_entropy(model(normalise(split.images[index])), torch.from_numpy(split.labels[index]))
-            value = loss.item()
-            if not math.isfinite(value):
-                raise TrainingError(
-                    f"the loss is {value} in epoch {epoch + 1} at learning rate {plan.lr}; choose a lower one"
-                )
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            total += value
-            if on_step:
-                on_step(step + 1)
-    return total / steps
+def shift_and_mirror(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Each image (N, C, H, W) moved by up to SHIFT pixels either way, black coming in, and every other one mirrored."""
+    count, _, height, width = images.shape
+    dy, dx = (torch.from_numpy(rng.integers(0, 2 * SHIFT + 1, count)) for _ in range(2))
+    mirror = torch.from_numpy(rng.integers(0, 2, count).astype(bool)).to(images.device)
+    windows = F.pad(images, (SHIFT,) * 4).unfold(2, height, 1).unfold(3, width, 1)
+    moved = windows[torch.arange(count), :, dy, dx]
+    return torch.where(mirror[:, None, None, None], moved.flip(3), moved)
 
 
-def sgd(model: nn.Module, plan: Optimisation) -> torch.optim.SGD:
+@dataclass(frozen=True)
+class Task:
+    """A training set where the engine wants it: uint8 (N, C, H, W) and int64 (N,)."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    engine: Engine
+    precision: str
+
+    @classmethod
+    def of(cls, split: Split, engine: Engine, precision: str) -> Task:
+        images, labels = (torch.from_numpy(array).to(engine.device) for array in (split.images, split.labels))
+        return cls(images, labels, engine, precision)
+
+
+class Trainer:
+    """Trains one model on one task; pruned weights, those that `masks` leaves out, must be zero and stay so."""
+
+    def __init__(
+        self, model: nn.Module, task: Task, plan: Optimisation, masks: dict[nn.Parameter, torch.Tensor] | None = None
+    ) -> None:
+        self.model = model
+        self.task = task
+        self.plan = plan
+        self.optimiser = _sgd(model, plan)
+        self._model, self._optimiser = task.engine.setup(model, self.optimiser)
+        self._masks = [(weight, torch.zeros_like(weight).copy_(mask)) for weight, mask in (masks or {}).items()]
+
+    @property
+    def steps_an_epoch(self) -> int:
+        """Optimiser steps in an epoch."""
+        return self.plan.steps_an_epoch(len(self.task.labels))
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Everything that a later epoch depends on: weights, buffers and momentum."""
+        state = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for name, parameter in self.model.named_parameters():
+            state[f"momentum.{name}"] = self.optimiser.state[parameter]["momentum_buffer"]
+        return state
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        """Go on from what `state` returned."""
+        with torch.no_grad():
+            for name, tensor in self.state().items():
+                tensor.copy_(state[name])
+
+    def epoch(self, epoch: int, seed: tuple[int, ...], on_step: Callable[[int], None] | None = None) -> float:
+        """Train for one epoch, number `epoch` of `plan.epochs`; returns the mean loss. `on_step` gets the steps done.
+
+        Raises TrainingError when the loss is not finite."""
+        plan, task, engine = self.plan, self.task, self.task.engine
+        steps, size = self.steps_an_epoch, len(task.labels)
+        batch = plan.batch_size(size)
+        draw = np.random.SeedSequence([*seed, epoch])
+        rng = np.random.default_rng(draw)
+        order = rng.permutation(size)
+        self.model.train()
+        total = 0.0
+        with torch.random.fork_rng(devices=[]), trimmed(self.model, tuple(task.images.shape[1:])):
+            torch.manual_seed(int(draw.generate_state(1)[0]) + engine.rank)
+            for step in range(steps):
+                for group in self.optimiser.param_groups:
+                    group["lr"] = cosine(plan.lr, (epoch * steps + step) / (plan.epochs * steps))
+                index = torch.from_numpy(order[step * batch : (step + 1) * batch])
+                images = task.images[index]
+                if plan.augment:
+                    images = shift_and_mirror(images, rng)
+                mine = slice(engine.rank, None, engine.processes)
+                with engine.autocast(task.precision):
+                    loss = F.cross_entropy(self._model(normalise(images[mine])), task.labels[index[mine]])
+                value = engine.mean(loss)
+                if not math.isfinite(value):
+                    raise TrainingError(
+                        f"the loss is {value} in epoch {epoch + 1} at learning rate {plan.lr}; choose a lower one"
+                    )
+                self.optimiser.zero_grad()
+                engine.backward(loss)
+                for weight, mask in self._masks:  # a pruned weight's gradient, and with it its momentum, is zero
+                    if weight.grad is not None:  # a layer that forward() does not use has none
+                        weight.grad.mul_(mask)
+                self._optimiser.step()
+                total += value
+                if on_step:
+                    on_step(step + 1)
+        return total / steps
+
+
+def cosine(lr: float, progress: float) -> float:
+    """The learning rate after a share `progress` of all steps."""
+    return lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _sgd(model: nn.Module, plan: Optimisation) -> torch.optim.SGD:
     """The optimiser, with a zero momentum buffer for every parameter (so that it can be saved at any time)."""
     optimiser = torch.optim.SGD(
         model.parameters(), plan.lr, momentum=plan.momentum, weight_decay=plan.weight_decay, fused=True
@@ -99,35 +172,23 @@ def sgd(model: nn.Module, plan: Optimisation) -> torch.optim.SGD:
     return optimiser
 
 
-def hold_zero(weights: dict[str, nn.Parameter], masks: dict[str, torch.Tensor]) -> None:
-    """Keep pruned weights at exactly zero while training: their gradient, and with it their momentum, is zero.
-
-    The weights must be zero already (pruning.apply) and momentum fresh."""
-    for name, mask in masks.items():
-        weights[name].register_post_accumulate_grad_hook(_multiply_gradient(weights[name], mask))
-
-
-def _multiply_gradient(weight: torch.Tensor, mask: torch.Tensor) -> Callable[[torch.Tensor], None]:
-    factor = torch.zeros_like(weight).copy_(mask)
-
-    def hook(parameter: torch.Tensor) -> None:
-        parameter.grad.mul_(factor)
-
-    return hook
-
-
 def outputs(module: nn.Module, split: Split, batch: int = EVALUATION_BATCH) -> Iterator[np.ndarray]:
     """What the module in evaluation mode returns, batch by batch, as float32 (n, ...)."""
     module.eval()
+    first = next(module.parameters(), None)
+    device = first.device if first is not None else None
     for start in range(0, len(split), batch):
         with torch.inference_mode():
-            result = module(normalise(split.images[start : start + batch])).numpy()
+            images = torch.from_numpy(split.images[start : start + batch]).to(device)
+            result = module(normalise(images)).numpy(force=True)
         yield result  # outside, so that the caller's code does not run in inference mode
 
 
 def accuracy(model: nn.Module, split: Split) -> float:
     """Top-1 accuracy, between 0 and 1."""
-    right = 0
-    for start, logits in zip(range(0, len(split), EVALUATION_BATCH), outputs(model, split), strict=True):
-        right += int((logits.argmax(1) == split.labels[start : start + EVALUATION_BATCH]).sum())
-    return right / len(split)
+    return top1(np.concatenate(list(outputs(model, split))), split.labels)
+
+
+def top1(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The share of rows (N, classes) that are largest at their label (N,)."""
+    return float((logits.argmax(1) == labels).mean())

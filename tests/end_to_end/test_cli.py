@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from entropi.host import cli
+from entropi.host.entropy import DEFAULT
 
 BIN = Path(sys.executable).parent
 
@@ -30,7 +31,10 @@ def run(monkeypatch, capsys):
     return call
 
 
-@pytest.mark.parametrize("command", ["", "demo", "ladder", "select", "simulate", "report", "boards"])
+COMMANDS = ("", "demo", "ladder", "select", "simulate", "report", "boards", "archs", "reproduce")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_shows_an_example(run, command):
     status, out, _ = run(*command.split(), "--help")
     assert status == 0
@@ -71,8 +75,9 @@ def test_select_then_export(run, small_demo, tmp_path):
     status, _, err = run(ladder, "--out", tmp_path / "build", main=cli.export_main)
     assert status == 1 and "run entropi select" in err and not (tmp_path / "build").exists()
 
-    chosen = json.loads(run("select", ladder, "--target", "builtin:digits", "--json")[1])
-    assert len(chosen["rungs"]) == 3 and {"joint", "marginal", "spectral"} <= set(chosen["rungs"][0])
+    select = ("select", ladder, "--target", "builtin:digits", "--also", "marginal", "--also", "joint")
+    chosen = json.loads(run(*select, "--json")[1])
+    assert len(chosen["rungs"]) == 3 and {"joint", "marginal", DEFAULT} <= set(chosen["rungs"][0])
     arguments = (ladder, "--rung", "best", "--out", tmp_path / "build", "--json")
     status, out, err = run(*arguments, main=cli.export_main)
     assert status == 0, err
@@ -95,8 +100,9 @@ def test_simulate_learns_pixels(run, small_demo):
     [
         (("ladder", "--out", "x", "--arch", "resnet19"), "resnet18"),
         (("ladder", "--out", "x", "--source", "builtin:nothing"), "choose from builtin:characters"),
-        (("ladder", "--out", "x", "--preset", "quick"), "choose from demo, paper"),
+        (("ladder", "--out", "x", "--preset", "quick"), "choose from paper, short"),
         (("select", "x", "--target", "builtin:digits"), "x is no ladder"),
+        (("select", "x", "--target", "builtin:digits", "--estimator", "exact"), "choose from joint, marginal,"),
         (("report", "x"), "x/encoder.entropi is missing"),
         (("report", "PIXELS", "--board", "nucleo"), "nucleo-f446re"),
         (("report", "PIXELS", "--budget", "lots"), "'lots' is no size"),

@@ -31,7 +31,7 @@ def imports(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("folder", ALLOWED)
 def test_folders_import_only_what_they_may(folder):
-    files = sorted((ROOT / folder).glob("*.py"))
+    files = sorted((ROOT / folder).rglob("*.py"))
     assert len(files) > 3
     for path in files:
         for name in imports(path):
@@ -50,5 +50,5 @@ def test_every_folder_is_described():
     text = (ROOT / "docs" / "architecture.md").read_text()
     for folder in ALLOWED:
         assert f"`{folder}/`" in text
-        for path in (ROOT / folder).glob("*.py"):
+        for path in (ROOT / folder).rglob("*.py"):
             assert path.read_text() == "" or ast.get_docstring(ast.parse(path.read_text())), f"{path} says nothing"

@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from entropi.host import characters
+from entropi.host.data import characters
 
 
 def test_same_seed_same_images():

@@ -38,6 +38,15 @@ def test_macs_of_layers_counted_by_hand():
     assert model.training and cost.parameters(model) == 108 + 40 + 85
 
 
+@pytest.mark.parametrize("arch", ["resnet8", "mobilenet_v3_small"])
+def test_counting_without_weights(arch):
+    with torch.device("meta"):
+        hollow = archs.build(arch, 5)
+    layers = cost.macs(hollow, (3, 48, 40))
+    assert layers == cost.macs(archs.build(arch, 5), (3, 48, 40))
+    assert cost.summary(arch, 5, (3, 48, 40)).macs == sum(layer.dense for layer in layers)
+
+
 def test_pruning_lowers_only_the_nonzero_count():
     model = archs.build("resnet18", 36)
     before = cost.macs(model, (3, 32, 32))

@@ -44,10 +44,32 @@ def test_few_shot_of_nothing():
         split([0, 1]).few_shot(0)
 
 
-@pytest.mark.parametrize("spec", ["builtin:letters", "imagenet", ""])
+CHOICES = "builtin:characters, builtin:digits, builtin:digits8x8, cifar10, cifar100, folder:PATH, npz:PATH"
+
+
+@pytest.mark.parametrize(
+    "spec", ["builtin:letters", "builtin:", "imagenet", "", "cifar10:x", "folder", "npz:", ",size=3"]
+)
 def test_unknown_data_set_lists_the_choices(spec):
-    with pytest.raises(ValueError, match="builtin:characters, builtin:digits, builtin:digits8x8"):
+    with pytest.raises(ValueError, match=f"is not known; choose from {CHOICES}"):
         data.load(spec)
+
+
+@pytest.mark.parametrize("spec", ["builtin:characters", "builtin:digits", "cifar10", "cifar100"])
+@pytest.mark.parametrize("option", ["domain=a", "hold-out=a", "test=0.3", "seed=1"])
+def test_options_are_refused_before_anything_is_drawn_or_downloaded(spec, option, monkeypatch, tmp_path):
+    monkeypatch.setenv("ENTROPI_CACHE", str(tmp_path))
+    with pytest.raises(ValueError, match=f"{spec},{option}: .*leave {option.partition('=')[0]} out"):
+        data.load(f"{spec},{option}")
+    assert not any(tmp_path.iterdir())
+
+
+def test_options_of_a_builtin_task():
+    whole, few = data.load("builtin:digits"), data.load("builtin:digits,size=16,per-class=3,seed=1")
+    assert few.name == "builtin:digits,size=16,seed=1,per-class=3" and few.input_shape == (3, 16, 16)
+    assert (few.train.labels == whole.train.few_shot(3, seed=1).labels).all()
+    assert (few.test.labels == whole.test.labels).all()
+    assert data.load("builtin:digits8x8,size=12").input_shape == (1, 12, 12)
 
 
 def test_digits_and_their_raw_pixels_are_the_same_images():

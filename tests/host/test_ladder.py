@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from entropi.host import archs, characters, data, pruning, training
-from entropi.host.ladder import Ladder, LadderError
-from entropi.host.schedule import Schedule
+from entropi.host import cli, data, engine, pruning, training
+from entropi.host.data import characters
+from entropi.host.ladder import Ladder, LadderError, check_parts
+from entropi.host.schedule import PRESETS, Schedule
 
 TINY = Path(__file__).with_name("tiny.py")
 
 
 def test_rungs_keep_exactly_their_share_and_are_nested(tiny_ladder, tiny_source):
     assert tiny_ladder.complete and len(tiny_ladder) == 3
-    assert [rung.alpha for rung in tiny_ladder] == pytest.approx([1, 0.2, 0.04])
+    assert [rung.alpha for rung in tiny_ladder] == pytest.approx([1, 0.2, 0.04], rel=1e-4)
     before = None
     for rung in tiny_ladder:
         weights = pruning.prunable(rung.model())
@@ -32,13 +33,13 @@ def test_rungs_keep_exactly_their_share_and_are_nested(tiny_ladder, tiny_source)
 
 def test_a_rung_says_what_export_needs(tiny_ladder):
     rung = tiny_ladder[1]
-    assert rung.name == "resnet18-rung01"
+    assert rung.name == "resnet8-rung01"
     assert (rung.mean, rung.std, rung.input_shape) == ((0.5,) * 3, (0.5,) * 3, (3, 32, 32))
     assert len(rung.classes) == 36
     model, encoder = rung.model(), rung.encoder()
     assert not model.training and not encoder.training
     with torch.no_grad():
-        assert encoder(torch.zeros(2, 3, 32, 32)).shape == (2, 512)
+        assert encoder(torch.zeros(2, 3, 32, 32)).shape == (2, 64)
         assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 36)
 
 
@@ -49,7 +50,7 @@ def test_opening_again_reads_the_same_ladder(tiny_ladder):
     assert sorted(p.name for p in again.path.iterdir()) == [
         "ladder.json", *(f"rung-0{i}.safetensors" for i in range(3)),
     ]  # fmt: skip
-    assert again[2].path.stat().st_size < again[0].path.stat().st_size / 8
+    assert again[2].path.stat().st_size < again[0].path.stat().st_size / 4
 
 
 def test_building_leaves_the_callers_threads_and_random_state_alone(tiny_ladder, tiny, tiny_source):
@@ -120,7 +121,7 @@ def test_damaged_checkpoint_is_named(tiny, tiny_source, copy):
     content["rungs"].pop()
     (copy / "ladder.json").write_text(json.dumps(content))
     (copy / "checkpoint.safetensors").write_bytes(b"damaged")
-    with pytest.raises(LadderError, match=r"checkpoint\.safetensors is damaged.*delete it"):
+    with pytest.raises(ValueError, match=r"checkpoint\.safetensors is damaged.*delete it"):
         tiny.build(copy, tiny_source)
 
 
@@ -136,14 +137,22 @@ def test_a_folder_without_a_ladder(tmp_path):
         ({"threads": 2}, "threads = 1 and is now asked for 2"),
         ({"source": "builtin:digits"}, "source = 'tiny characters' and is now asked for 'builtin:digits'"),
         ({"schedule": Schedule(epochs_dense=9)}, "schedule.epochs_dense = 2 and is now asked for 9"),
-        ({"arch": "resnet50"}, "arch = 'resnet18' and is now asked for 'resnet50'"),
+        ({"arch": "resnet50"}, "arch = 'resnet8' and is now asked for 'resnet50'"),
     ],
 )
 def test_other_settings_are_refused(tiny, tiny_source, tiny_ladder, change, message):
-    settings = {"source": tiny_source, "schedule": tiny.SCHEDULE, "seed": 3, "threads": 1} | change
+    settings = {"source": tiny_source, "schedule": tiny.SCHEDULE, "seed": 3, "threads": 1, "arch": "resnet8"} | change
     with pytest.raises(LadderError, match=message) as caught:
         Ladder.build(tiny_ladder.path, **settings)
     assert "\n" not in str(caught.value) and "choose another folder" in str(caught.value)
+
+
+def test_other_settings_are_refused_before_the_first_rung_is_there(tiny, tiny_source, tiny_ladder, tmp_path):
+    content = json.loads((tiny_ladder.path / "ladder.json").read_text()) | {"rungs": []}
+    (tmp_path / "ladder.json").write_text(json.dumps(content))
+    with pytest.raises(LadderError, match="seed = 3 and is now asked for 4"):
+        Ladder.build(tmp_path, arch="resnet8", source=tiny_source, schedule=tiny.SCHEDULE, seed=4)
+    assert json.loads((tmp_path / "ladder.json").read_text()) == content
 
 
 def test_other_images_under_the_same_name_are_refused(tiny, tiny_source, tiny_ladder):
@@ -171,31 +180,129 @@ def test_progress_counts_every_step_once(tiny, tiny_source, tmp_path):
     seen = []
     schedule = Schedule(epochs_dense=1, epochs_rung=1, batch=32, samples_rung=32, step=0.1, stop=0.2)
     source = data.Dataset("t", tiny_source.classes, tiny_source.train, tiny_source.test[:20])
-    Ladder.build(tmp_path, source=source, schedule=schedule, threads=1, progress=lambda *args: seen.append(args))
+    Ladder.build(
+        tmp_path, arch="resnet8", source=source, schedule=schedule, threads=1, progress=lambda *args: seen.append(args)
+    )
     assert [(done, total) for done, total, _ in seen] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_auto_ends_when_accuracy_and_entropy_have_fallen(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    train, test = characters.draw(288, generator), characters.draw(216, generator)
+    source = data.Dataset("few characters", characters.CLASSES, train, test)
+    schedule = Schedule(  # such a rate repairs nothing
+        epochs_dense=8, epochs_rung=1, samples_rung=32, batch=32, lr=0.05, lr_rung=1e-6, augment=False, step=0.4,
+        counts="parameters",
+    )  # fmt: skip
+
+    def build():
+        return Ladder.build(tmp_path, arch="resnet8", source=source, schedule=schedule, threads=1)
+
+    ladder = build()
+    accuracies, entropies = [rung.source_accuracy for rung in ladder], [rung.source_entropy for rung in ladder]
+    ends = [schedule.finished(accuracies[:count], entropies[:count]) for count in range(len(ladder) + 1)]
+    assert ends == [False] * len(ladder) + [True] and len(ladder) < len(schedule.shares())
+    assert Ladder.open(tmp_path).complete
+    for rung, share in zip(ladder, schedule.shares(), strict=False):
+        model = rung.model()
+        everything = sum(parameter.numel() for parameter in model.parameters())
+        weights = sum(weight.numel() for weight in pruning.prunable(model).values())
+        assert rung.nonzeros == round(share * weights)
+        assert rung.alpha == (everything - weights + rung.nonzeros) / everything
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    assert len(build()) == len(ladder) and before == {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize(("schedule", "batch"), [({"batch": 32}, 32), ({"batch": 33, "samples_rung": 31}, 31)])
+def test_a_batch_that_processes_cannot_share_is_refused(schedule, batch):
+    work = engine.Engine()
+    work.processes = 3
+    with pytest.raises(ValueError, match=f"{batch} samples cannot be divided among 3 .*; choose a multiple of 3"):
+        check_parts(Schedule(**schedule), 1000, work)
+    check_parts(Schedule(batch=33, samples_rung=66), 1000, work)
 
 
 def test_divergence_is_an_error_not_a_rung(tiny_source, tmp_path):
     schedule = Schedule(epochs_dense=2, epochs_rung=1, batch=32, lr=1e30, stop=0.9)
     with pytest.raises(training.TrainingError, match="choose a lower one"):
-        Ladder.build(tmp_path, source=tiny_source, schedule=schedule, threads=1)
+        Ladder.build(tmp_path, arch="resnet8", source=tiny_source, schedule=schedule, threads=1)
     assert len(Ladder.open(tmp_path)) == 0
 
 
-def test_default_schedule_has_twenty_rungs():
-    alphas = Schedule().alphas()
-    assert len(alphas) == 20 and alphas[0] == 1 and alphas[-2] > 0.005 >= alphas[-1]
-    np.testing.assert_allclose(np.divide(alphas[1:], alphas[:-1]), 0.75)
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Runs `entropi ladder` in this process: exit status, standard output, standard error."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["entropi", "ladder", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        return ended.value.code or 0, captured.out, captured.err
+
+    return run
 
 
-@pytest.mark.parametrize("wrong", [{"batch": 0}, {"lr": -1.0}, {"lr": float("nan")}, {"step": 1.0}, {"stop": 0.0}])
-def test_schedule_out_of_range(wrong):
-    with pytest.raises(ValueError, match=f"{next(iter(wrong))} is "):
-        Schedule(**wrong)
+def test_command_goes_on_with_the_folders_own_settings(command, tiny_source, tmp_path):
+    file, folder = tmp_path / "tiny.npz", tmp_path / "ladder"
+    train, test = tiny_source.train, tiny_source.test
+    np.savez(
+        file,
+        images=np.concatenate([train.images, test.images]),
+        labels=np.concatenate([train.labels, test.labels]),
+        split=["train"] * len(train) + ["test"] * len(test),
+    )
+    begin = ("--arch", "resnet8", "--source", f"npz:{file}", "--preset", "smoke", "--seed", 5, "--no-augment")
+    overrides = ("--epochs", 1, "--epochs-rung", 1, "--samples-rung", 32, "--batch", 32, "--lr", 0.02,
+                 "--lr-rung", 0.01, "--step", 0.2, "--stop", 0.1, "--counts", "parameters",
+                 "--precision", "float32")  # fmt: skip
+    status, out, err = command("--out", folder, *begin, *overrides, "--json")
+    assert status == 0, err
+    rungs = json.loads(out)["rungs"]
+    assert [list(rung) for rung in rungs] == [["rung", "alpha", "nonzeros", "source_accuracy", "source_entropy"]] * 3
+    ladder = Ladder.open(folder)
+    assert (ladder.arch, ladder.seed, ladder.precision) == ("resnet8", 5, "float32")
+    assert ladder.schedule == Schedule(
+        epochs_dense=1, epochs_rung=1, samples_rung=32, batch=32, lr=0.02, lr_rung=0.01, step=0.2, stop=0.1,
+        counts="parameters", precision="float32", augment=False,
+    )  # fmt: skip
+
+    last = ladder[2].path.read_bytes()
+    content = json.loads((folder / "ladder.json").read_text())
+    content["rungs"].pop()
+    (folder / "ladder.json").write_text(json.dumps(content))
+    ladder[2].path.unlink()
+    status, _, err = command("--out", folder, "--lr", 0.5)
+    assert status == 1 and "schedule.lr = 0.02 and is now asked for 0.5" in err and err.count("\n") <= 2
+    status, out, err = command("--out", folder, "--lr", 0.02)
+    assert status == 0 and "source entropy" in out, err
+    assert ladder[2].path.read_bytes() == last
 
 
-def test_network_trained_with_short_batches_only():
-    split = characters.draw(5, torch.Generator().manual_seed(0))
-    plan = training.Optimisation(epochs=1, lr=0.01, batch=128)
-    model = archs.build("resnet18", 36)
-    assert np.isfinite(training.fit_epoch(model, training.sgd(model, plan), split, plan, 0, (0,)))
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--preset", "quick"), "choose from paper, short, smoke, demo"),
+        (("--stop", "soon"), "stop is soon; it must be between 0 and 1, both excluded, or auto"),
+        (("--step", "2"), "step is 2.0"),
+        (("--batch", "0"), "batch is 0"),
+        (("--precision", "float16"), "choose from auto, float32, bfloat16"),
+        (("--counts", "all"), "choose from weights, parameters"),
+    ],
+)
+def test_command_refuses_before_it_loads_data(command, tmp_path, arguments, message):
+    status, _, err = command("--out", tmp_path / "ladder", "--source", "builtin:nothing", *arguments)
+    assert status == 1 and err.startswith("error: ") and message in err and err.count("\n") == 1
+    assert not (tmp_path / "ladder").exists()
+
+
+def test_command_lists_the_presets(command):
+    _, out, _ = command("--help")
+    *presets, last = PRESETS
+    assert f"{', '.join(presets)} or {last}" in " ".join(out.replace("│", " ").split())
+
+
+def test_only_the_first_process_prints(command, monkeypatch, tiny_ladder):
+    assert "rung" in command("--out", tiny_ladder.path)[1]
+    monkeypatch.setenv("RANK", "1")
+    assert command("--out", tiny_ladder.path) == (0, "", "")

@@ -1,4 +1,4 @@
-"""A ladder that takes seconds: real ResNet18 networks, few images. As a script, a build that is killed again and again:
+"""A ladder that takes seconds: a small network, few images. As a script, a build that is killed again and again:
 
     python tiny.py FOLDER EVENT...
 
@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from entropi.host import characters
-from entropi.host.data import Dataset
+from entropi.host import archs
+from entropi.host.data import Dataset, characters
 from entropi.host.ladder import Ladder
 from entropi.host.schedule import Schedule
 
@@ -31,7 +31,7 @@ def dataset() -> Dataset:
 
 
 def build(path: Path, source: Dataset, progress=None) -> Ladder:
-    return Ladder.build(path, source=source, schedule=SCHEDULE, seed=3, threads=1, progress=progress)
+    return Ladder.build(path, arch="resnet8", source=source, schedule=SCHEDULE, seed=3, threads=1, progress=progress)
 
 
 def build_until(folder: Path, event: str) -> None:
@@ -55,6 +55,8 @@ def build_until(folder: Path, event: str) -> None:
 
 
 def main(folder: Path, events: list[str]) -> None:
+    with torch.device("meta"):
+        archs.build("resnet8", 2)  # makes torch import, once for all, what takes it seconds
     for event in events:
         process = os.fork()  # nothing has run on torch's threads yet, so the child may use them
         if process == 0:

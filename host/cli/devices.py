@@ -1,80 +1,28 @@
-"""The command line: thin layers over the Python API. Exit status 0 ok, 1 failed, 2 wrong use."""
+"""Commands about what goes onto a device: export, emulated boards, reports, and the demo of all of it."""
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console, Group, RenderableType
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.text import Text
+from rich.console import Group, RenderableType
 
+from entropi.host.cli.common import (
+    BoardName,
+    Budget,
+    BundlePath,
+    Json,
+    LadderPath,
+    app,
+    bar,
+    check_device,
+    err,
+    export_app,
+    options,
+    show,
+)
 from entropi.host.tables import table
-
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich", add_completion=False)
-export_app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode="rich", add_completion=False)
-
-out = Console()
-err = Console(stderr=True)
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines on standard output.")]
-BoardName = Annotated[str, typer.Option("--board", help="A board of `entropi boards`, or a .toml file.")]
-Budget = Annotated[str, typer.Option(help="Bytes for everything in the arena: 49152, 48KiB or 48kB.")]
-BundlePath = Annotated[Path, typer.Argument(help="A folder that entropi-export wrote.", metavar="BUNDLE")]
-LadderPath = Annotated[Path, typer.Argument(help="A folder that `entropi ladder` wrote.", metavar="RUN")]
-
-
-@app.callback()
-def _options(debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False):
-    """Prune a network, pick the encoder with the highest entropy on your data, and let a microcontroller learn from it.
-
-    Start with [bold]entropi demo[/bold].
-    """
-    if debug:
-        os.environ["ENTROPI_DEBUG"] = "1"
-
-
-@contextmanager
-def _bar(title: str) -> Iterator[Any]:
-    """A progress bar on standard error; yields progress(done, total, text)."""
-    columns = (
-        TextColumn("[bold]{task.fields[title]}[/bold]"),
-        BarColumn(bar_width=24),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
-    )
-    with Progress(*columns, console=err) as progress:
-        task = progress.add_task("", title=title, total=None)
-
-        def update(done: int, total: int, text: str) -> None:
-            progress.update(task, completed=done, total=total if total > 1 else None, description=text)
-
-        yield update
-        progress.update(task, total=1, completed=1, description="")
-
-
-def _check_device(board: str, budget: str) -> None:
-    """Refuse an unknown board and a malformed budget before anything slow is loaded."""
-    from entropi.device.units import parse_bytes
-    from entropi.firmware_sim import board as find
-
-    find(board)
-    parse_bytes(budget)
-
-
-def _print(content: Any, as_json: bool, render) -> None:
-    if as_json:
-        sys.stdout.write(json.dumps(content, indent=1) + "\n")
-    else:
-        out.print(render(content))
 
 
 @app.command()
@@ -90,78 +38,12 @@ def demo(
 
     Example: entropi demo --out runs/demo --budget 48KiB
     """
-    _check_device(board, budget)
+    check_device(board, budget)
     from entropi.host.demo import render, run
 
-    content = run(folder, _bar, lambda line: err.print(f"  {line}"), board, budget)
-    _print(content, as_json, render)
+    content = run(folder, bar, lambda line: err.print(f"  {line}"), board, budget)
+    show(content, as_json, render)
     err.print(f"Everything is in {folder}: ladder/, entropy.png, build/, demo.json ({content['seconds']:.0f} s)")
-
-
-@app.command()
-def ladder(
-    folder: Annotated[Path, typer.Option("--out", help="Folder of the ladder; an unfinished one is gone on with.")],
-    arch: Annotated[str, typer.Option(help="The network.")] = "resnet18",
-    source: Annotated[str, typer.Option(help="The source task.")] = "builtin:characters",
-    preset: Annotated[str, typer.Option(help="The schedule: demo or paper.")] = "demo",
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same ladder on one machine.")] = 0,
-    as_json: Json = False,
-) -> None:
-    """Train a network, then prune it rung by rung, retraining between.
-
-    Example: entropi ladder --arch resnet18 --source builtin:characters --out runs/r18
-    """
-    from entropi.host.ladder import Ladder
-    from entropi.host.schedule import PRESETS
-
-    if preset not in PRESETS:
-        raise ValueError(f"preset {preset!r} is not known; choose from {', '.join(PRESETS)}")
-    with _bar("ladder") as progress:
-        built = Ladder.build(folder, arch=arch, source=source, schedule=PRESETS[preset], seed=seed, progress=progress)
-    rungs = [
-        {"rung": r.index, "alpha": r.alpha, "nonzeros": r.nonzeros, "source_accuracy": r.source_accuracy} for r in built
-    ]
-    _print({"ladder": str(folder), "rungs": rungs}, as_json, lambda c: _rung_table(c["rungs"], None))
-
-
-@app.command()
-def select(
-    run: LadderPath,
-    target: Annotated[str, typer.Option(help="The target task, such as builtin:digits.")],
-    estimator: Annotated[str, typer.Option(help="spectral, or the paper's marginal or joint.")] = "spectral",
-    as_json: Json = False,
-) -> None:
-    """Measure the entropy of every rung on the target's training images and choose the highest.
-
-    The choice is kept in RUN/selection.json, where entropi-export finds it.
-
-    Example: entropi select runs/r18 --target builtin:digits
-    """
-    from dataclasses import asdict
-
-    from entropi.host import data
-    from entropi.host.ladder import Ladder
-    from entropi.host.selection import select as choose
-
-    opened, dataset = Ladder.open(run), data.load(target)
-    with _bar("select") as progress:
-        selection = choose(opened, dataset.train, estimator, target=target, progress=progress)
-    selection.save(run)
-    rungs = [{**asdict(r), **asdict(r.entropy)} for r in selection.rungs]
-    content = {"target": target, "estimator": estimator, "chosen_rung": selection.rung, "rungs": rungs}
-    _print(content, as_json, lambda c: _rung_table(c["rungs"], c["chosen_rung"]))
-
-
-def _rung_table(rungs: list[dict], chosen: int | None) -> RenderableType:
-    formats = {
-        "rung": "d", "alpha": ".4f", "nonzeros": ",d", "source_accuracy": ".1%",
-        "spectral": ".3f", "marginal": ".1f", "joint": ".2f",
-    }  # fmt: skip
-    shown = {name: form for name, form in formats.items() if name in rungs[0]}
-    columns = [">" + name.replace("_", " ") for name in shown]
-    lines = ([format(rung[name], form) for name, form in shown.items()] for rung in rungs)
-    title = "Rungs" if chosen is None else f"Rungs, entropies in nats; chosen: rung {chosen}"
-    return table(title, columns, lines, marked=chosen)
 
 
 @export_app.command()
@@ -179,7 +61,7 @@ def export(
 
     Example: entropi-export runs/r18 --rung best --out build/r18
     """
-    _options(debug)
+    options(debug)
     from entropi.export import export_encoder
     from entropi.host import data
     from entropi.host.ladder import Ladder
@@ -192,10 +74,10 @@ def export(
         raise ValueError(f"{run} holds no selection, which {what} needs; run entropi select {run} --target NAME first")
     index = selection.rung if rung == "best" else _rung_number(rung, len(opened))
     dataset = data.load(target or selection.target)
-    with _bar("export") as progress:
+    with bar("export") as progress:
         bundle = export_encoder(opened[index], dataset.train, folder, lambda stage: progress(0, 1, stage))
     content = {"bundle": str(folder), "rung": index, **{k: v for k, v in bundle.report.items() if k != "layers"}}
-    _print(content, as_json, _export_table)
+    show(content, as_json, _export_table)
 
 
 def _rung_number(text: str, count: int) -> int:
@@ -238,7 +120,7 @@ def simulate(
     from entropi.device import Bundle
 
     opened = Bundle.open(bundle)
-    _check_device(board, budget)
+    check_device(board, budget)
     from entropi.device.files import write_json
     from entropi.device.library import describe
     from entropi.firmware_sim import Simulator
@@ -249,7 +131,7 @@ def simulate(
     info = describe(opened.image)
     check_target(dataset, (info.channels, info.height, info.width), samples)
     with Simulator(opened, board=board, budget=budget, classes=len(dataset.classes)) as device:
-        with _bar("simulate") as progress:
+        with bar("simulate") as progress:
             train = encode([device], dataset.train, progress, "encoding the training images")
             test = encode([device], dataset.test, progress, "encoding the held-out images")
             grades = lesson(device, train, test, samples, draws, progress)
@@ -261,7 +143,7 @@ def simulate(
             "footprint": device.footprint(),
         }
     write_json(bundle / "session.json", content)
-    _print(content, as_json, _session_table)
+    show(content, as_json, _session_table)
 
 
 def _session_table(content: dict) -> RenderableType:
@@ -296,14 +178,14 @@ def report(
     from entropi.device import Bundle
 
     opened = Bundle.open(bundle)
-    _check_device(board, budget)
+    check_device(board, budget)
     from entropi.host.report import render
     from entropi.host.report import report as measure
 
-    with _bar("report") as progress:
+    with bar("report") as progress:
         progress(0, 1, "counting and measuring")
         content = measure(opened, board, budget, classes)
-    _print(content, as_json, render)
+    show(content, as_json, render)
 
 
 @app.command()
@@ -327,32 +209,4 @@ def boards(as_json: Json = False) -> None:
         )  # fmt: skip
         return table("Boards", columns, lines)
 
-    _print([asdict(board) for board in known().values()], as_json, render)
-
-
-def _run(application: typer.Typer) -> None:
-    """Run a command; anything it raises becomes one line on standard error and exit status 1."""
-    try:
-        application()
-    except (ValueError, RuntimeError, OSError, ImportError) as error:
-        if os.environ.get("ENTROPI_DEBUG"):
-            raise
-        text = str(error)
-        if isinstance(error, ImportError):
-            text += "; install the extras: pip install 'entropi[sim,tflite]'"
-        err.print(Text.assemble(("error: ", "bold red"), text), soft_wrap=True)
-        sys.exit(1)
-
-
-def main() -> None:
-    """The `entropi` command."""
-    _run(app)
-
-
-def export_main() -> None:
-    """The `entropi-export` command."""
-    _run(export_app)
-
-
-if __name__ == "__main__":
-    main()
+    show([asdict(board) for board in known().values()], as_json, render)

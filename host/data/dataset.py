@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,47 +83,3 @@ class Dataset:
             digest.update(np.ascontiguousarray(split.images))
             digest.update(np.ascontiguousarray(split.labels))
         return digest.hexdigest()
-
-
-def _characters() -> Dataset:
-    from entropi.host import characters
-
-    return characters.load()
-
-
-def _digits() -> Dataset:
-    from entropi.host import digits
-
-    return digits.load()
-
-
-def _digits8x8() -> Dataset:
-    from entropi.host import digits
-
-    return digits.load_raw()
-
-
-BUILTIN: dict[str, Callable[[], Dataset]] = {
-    "characters": _characters,
-    "digits": _digits,
-    "digits8x8": _digits8x8,
-}
-
-
-def _load_builtin(name: str) -> Dataset:
-    if name not in BUILTIN:
-        raise ValueError(f"builtin:{name} is not known; choose from {', '.join(f'builtin:{n}' for n in BUILTIN)}")
-    return BUILTIN[name]()
-
-
-# From the word before the colon to a loader that gets what follows it.
-LOADERS: dict[str, Callable[[str], Dataset]] = {"builtin": _load_builtin}
-
-
-def load(spec: str) -> Dataset:
-    """The data set that a spec such as "builtin:digits" names. Raises ValueError listing the choices."""
-    kind, _, rest = spec.partition(":")
-    if kind not in LOADERS:
-        choices = [f"builtin:{name}" for name in BUILTIN] + [f"{k}:..." for k in LOADERS if k != "builtin"]
-        raise ValueError(f"data set {spec!r} is not known; choose from {', '.join(choices)}")
-    return LOADERS[kind](rest)

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 
-from entropi.host.data import Dataset, Split
+from entropi.host.data.dataset import Dataset, Split
 
 CLASSES = tuple("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 # The fonts of that folder with ordinary digits and capitals; the rest are symbol fonts or have old-style digits.

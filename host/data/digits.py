@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from entropi.host.data import Dataset, Split
+from entropi.host.data.dataset import Dataset, Split
 
 CLASSES = tuple("0123456789")
 TEST_SHARE = 0.25

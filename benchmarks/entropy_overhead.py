@@ -1,0 +1,110 @@
+"""What the estimators of a selection cost over the bare forward pass of the encoder, in processor time of one thread.
+
+    python benchmarks/entropy_overhead.py [--images N] [--repeats N]
+
+Writes results/entropy_overhead.json. Every repeat times the forward pass and then everything else, each part apart, so
+that a busy machine slows all of them alike; a ratio is taken within its repeat. Weights and pixels are random, on which
+the cost does not depend.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+from torch import nn
+from torchvision.models import mobilenet_v3_large, resnet18
+
+from entropi.host.data import Split
+from entropi.host.entropy import DEFAULT, ESTIMATORS, Features, measure
+from entropi.host.provenance import provenance
+from entropi.host.training import outputs
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("torch", "torchvision", "numpy", "scipy")
+DRAWS = 50
+
+
+def encoders() -> dict[str, nn.Module]:
+    """Both of the paper's networks without their head."""
+    torch.manual_seed(0)
+    resnet, mobilenet = resnet18(), mobilenet_v3_large()
+    resnet.fc, mobilenet.classifier[-1] = nn.Identity(), nn.Identity()
+    return {"resnet18": resnet, "mobilenet_v3_large": mobilenet}
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Processor time of one call."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    return {name: round(f(values), 4) for name, f in (("median", statistics.median), ("least", min), ("most", max))}
+
+
+def overhead(encoder: nn.Module, images: Split, repeats: int) -> dict:
+    """Seconds of the forward pass, and what the estimators take as a fraction of it."""
+    encoder = encoder.to(memory_format=torch.channels_last).eval()
+    chunks = list(outputs(encoder, images))
+    values = np.concatenate(chunks)
+
+    def estimate(*names: str) -> Callable[[], object]:
+        return lambda: measure(Features(np.concatenate(chunks)), names)
+
+    def bootstrap() -> None:
+        for draw in np.random.default_rng(0).integers(len(values), size=(DRAWS, len(values))):
+            ESTIMATORS[DEFAULT](Features(values[draw]))
+
+    parts = {name: estimate(name) for name in ESTIMATORS}
+    parts |= {"all together": estimate(*ESTIMATORS), f"bootstrap of {DEFAULT}, {DRAWS} draws": bootstrap}
+    forward, times = [], {name: [] for name in parts}
+    for repeat in range(repeats + 1):
+        taken = seconds(lambda: list(outputs(encoder, images)))
+        fractions = {name: seconds(work) / taken for name, work in parts.items()}
+        if repeat:  # the first one warms up
+            forward.append(taken)
+            for name, fraction in fractions.items():
+                times[name].append(fraction)
+    return {
+        "features": values.shape[1],
+        "forward_seconds": spread(forward),
+        "fraction_of_forward": {name: spread(fractions) for name, fractions in times.items()},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=5000, help="images of 3x32x32")
+    parser.add_argument("--repeats", type=int, default=9)
+    options = parser.parse_args()
+    pixels = np.random.default_rng(0).integers(0, 256, (options.images, 3, 32, 32), np.uint8)
+    images = Split(pixels, np.zeros(options.images, np.int64))
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        networks = {name: overhead(encoder, images, options.repeats) for name, encoder in encoders().items()}
+    result = {
+        "command": f"python benchmarks/entropy_overhead.py --images {options.images} --repeats {options.repeats}",
+        "measured": "processor seconds (time.process_time)",
+        "threads": 1,
+        "images": options.images,
+        "input": [3, 32, 32],
+        "repeats": options.repeats,
+        "default_estimator": DEFAULT,
+        **provenance(*PACKAGES),
+        "networks": networks,
+    }
+    (ROOT / "results").mkdir(exist_ok=True)
+    (ROOT / "results" / "entropy_overhead.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""The study that decides the default estimator: how much accuracy each one's pick loses to the best rung.
+
+Regret is the accuracy of the best rung of a ladder on a target minus that of the rung picked, in points (0.01 of top-1
+accuracy). The best of many noisy accuracies is noisy itself, by about its standard error, which stands beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+POINT = 0.01
+KEPT = 0.03  # a rung with source accuracy this near the ladder's best has not forgotten the source task
+# What an estimator has to beat: never pruning, pruning as far as the ladder goes, and a blind guess.
+DENSE, LAST, BLIND = "dense", "last rung", "blind guess"
+
+
+def regrets(survey: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row a target of a survey: the best rung, and each estimator's pick and regret in points.
+
+    `select` stands for what entropi select takes: the smallest rung as good as the default estimator's best; NAME for
+    the highest estimate of all rungs, `NAME, kept` for the highest of those that have not forgotten the source task."""
+    rows = []
+    for name, target in survey["targets"].items():
+        accuracy = target["accuracy"]
+        best = int(np.argmax(accuracy))
+        kept = _kept(survey["rungs"], target["estimates"])
+        picks = {"select": target["chosen"], **target["picks"], **kept, DENSE: 0, LAST: len(accuracy) - 1}
+        lost = {rule: (accuracy[best] - accuracy[rung]) / POINT for rule, rung in picks.items()}
+        lost[BLIND] = (accuracy[best] - float(np.mean(accuracy))) / POINT
+        rows.append(
+            {
+                "arch": survey["ladder"]["arch"],
+                "augment": survey["ladder"]["schedule"]["augment"],
+                "seed": survey["ladder"]["seed"],
+                "target": name,
+                "best": best,
+                "best_accuracy": accuracy[best],
+                "standard_error": math.sqrt(accuracy[best] * (1 - accuracy[best]) / target["test"]) / POINT,
+                "picks": picks,
+                "regret": lost,
+                "few": {
+                    count: {rule: [(accuracy[best] - accuracy[d[rule]]) / POINT for d in drawn] for rule in drawn[0]}
+                    for count, drawn in target["few"].items()
+                },
+            }
+        )
+    return rows
+
+
+def _kept(rungs: Sequence[Mapping[str, Any]], estimates: Mapping[str, Sequence[float]]) -> dict[str, int]:
+    least = max(rung["source_accuracy"] for rung in rungs) - KEPT
+    fit = [i for i, rung in enumerate(rungs) if rung["source_accuracy"] >= least]
+    return {f"{name}, kept": max(fit, key=lambda i, v=values: v[i]) for name, values in estimates.items()}
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """For every rule: mean and largest regret over `rows`, in points, and their number."""
+    return {rule: _spread([row["regret"][rule] for row in rows]) for rule in rows[0]["regret"]}
+
+
+def few_summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
+    """The same for selections with few samples a class: samples a class -> rule -> figures."""
+    counts = sorted({count for row in rows for count in row["few"]}, key=int)
+    return {
+        count: {
+            rule: _spread([lost for row in rows if count in row["few"] for lost in row["few"][count][rule]])
+            for rule in next(row["few"][count] for row in rows if count in row["few"])
+        }
+        for count in counts
+    }
+
+
+def _spread(values: Iterable[float]) -> dict[str, float]:
+    values = list(values)
+    return {"mean": float(np.mean(values)), "worst": float(np.max(values)), "cases": len(values)}
