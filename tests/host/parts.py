@@ -2,8 +2,8 @@
 
     python -m torch.distributed.run --standalone --nproc-per-node 2 parts.py FOLDER STEP
 
-The first process kills itself with SIGKILL at optimiser step STEP; 0: never. Every process prints its rank and the name
-of each file that it moved into FOLDER, and at the end how many rungs there are."""
+The first process kills itself with SIGKILL at optimiser step STEP; 0: never. Every process notes the name of each file
+that it moved into FOLDER, and at the end how many rungs there are, in FOLDER-rankN.log."""
 
 import os
 import signal
@@ -49,18 +49,19 @@ def build(folder: Path, progress=None) -> Ladder:
 
 
 def main(folder: Path, last: int) -> None:
-    rank = os.environ["RANK"]
+    rank = int(os.environ["RANK"])
+    log = Path(f"{folder}-rank{rank}.log").open("w", buffering=1)
 
     def watch(name: str, args: tuple) -> None:
         if name == "os.rename" and Path(args[1]).parent == folder:
-            print(rank, Path(args[1]).name, flush=True)
+            print(Path(args[1]).name, file=log)
 
     def step(done: int, total: int, text: str) -> None:
-        if rank == "0" and done == last:
+        if rank == 0 and done == last:
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(watch)
-    print(rank, len(build(folder, step)), flush=True)
+    print(len(build(folder, step)), file=log)
 
 
 if __name__ == "__main__":
