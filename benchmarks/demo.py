@@ -15,6 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from entropi.device.files import write_json
 from entropi.host.provenance import provenance
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,8 +35,7 @@ def main() -> None:
         **provenance(*PACKAGES),
         "result": json.loads(done.stdout),
     }
-    (ROOT / "results").mkdir(exist_ok=True)
-    (ROOT / "results" / "demo.json").write_text(json.dumps(result, indent=1) + "\n")
+    write_json(ROOT / "results" / "demo.json", result)
     shutil.copyfile(folder / "entropy.png", ROOT / "docs" / "entropy.png")
 
 

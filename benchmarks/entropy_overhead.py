@@ -10,7 +10,6 @@ the cost does not depend.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 from torchvision.models import mobilenet_v3_large, resnet18
 
+from entropi.device.files import write_json
 from entropi.host.data import Split
 from entropi.host.entropy import DEFAULT, ESTIMATORS, Features, measure
 from entropi.host.provenance import provenance
@@ -102,8 +102,7 @@ def main() -> None:
         **provenance(*PACKAGES),
         "networks": networks,
     }
-    (ROOT / "results").mkdir(exist_ok=True)
-    (ROOT / "results" / "entropy_overhead.json").write_text(json.dumps(result, indent=1) + "\n")
+    write_json(ROOT / "results" / "entropy_overhead.json", result)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +32,7 @@ from torch.nn.utils import prune
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from entropi.device.files import write_json
 from entropi.host import archs, data, pruning
 from entropi.host.engine import Engine
 from entropi.host.provenance import provenance
@@ -231,8 +231,7 @@ def main() -> None:
         "accuracy": accuracy_of,
         **provenance(*PACKAGES),
     }
-    (ROOT / "results").mkdir(exist_ok=True)
-    (ROOT / "results" / "training_speed.json").write_text(json.dumps(result, indent=1) + "\n")
+    write_json(ROOT / "results" / "training_speed.json", result)
 
 
 if __name__ == "__main__":
