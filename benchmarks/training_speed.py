@@ -22,6 +22,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -37,7 +38,7 @@ from entropi.host import archs, data, pruning
 from entropi.host.engine import Engine
 from entropi.host.provenance import provenance
 from entropi.host.schedule import PRESETS
-from entropi.host.training import MEAN, STD, Optimisation, Task, Trainer, accuracy, cosine
+from entropi.host.training import MEAN, STD, Optimisation, Task, Trainer, accuracy
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "torchvision", "numpy")
@@ -112,7 +113,7 @@ def plain(
     )
     optimiser = torch.optim.SGD(model.parameters(), plan.lr, plan.momentum, weight_decay=plan.weight_decay)
     steps = plan.epochs * len(loader)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: cosine(1, step / steps))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: plan.rate(step / steps) / plan.lr)
     model.train()
     for _ in range(plan.epochs):
         for done, (images, labels) in enumerate(loader, 1):
@@ -175,8 +176,7 @@ def speed(model: nn.Module, split: data.Split, workers: int, steps: int, repeats
 def accuracies(source: data.Dataset, workers: int, epochs: int, seeds: int) -> Iterator[dict[str, list[float]]]:
     """For every seed the test accuracy of ours and plain, dense and then pruned."""
     schedule = PRESETS["short"]
-    dense = Optimisation(epochs, schedule.lr, schedule.batch, augment=True)
-    rung = Optimisation(1, schedule.lr_rung, schedule.batch, augment=True)
+    dense, rung = replace(schedule.plan(0), epochs=epochs), replace(schedule.plan(1), epochs=1)
     for seed in range(seeds):
         torch.manual_seed(seed)
         start, ends = archs.build(ARCH, len(source.classes)), {}

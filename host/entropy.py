@@ -137,11 +137,10 @@ def spectral(features: Features) -> float:
 def spectral_correlation(features: Features) -> float:
     """As spectral, of the units' correlation matrix; a unit that never changes is left out."""
     centred = features.centred
-    norms = np.linalg.norm(centred, axis=0)
+    by_unit = len(centred) >= centred.shape[1]  # then the scatter matrix holds all that is needed
+    norms = np.sqrt(features.gram.diagonal()) if by_unit else np.linalg.norm(centred, axis=0)
     norms[norms == 0] = 1
-    if len(centred) >= len(norms):
-        return _entropy(_eigenvalues(features.gram / norms / norms[:, None]))
-    return _entropy(_eigenvalues(_gram(centred / norms)))
+    return _entropy(_eigenvalues(features.gram / norms / norms[:, None] if by_unit else _gram(centred / norms)))
 
 
 @_estimator("rankme")

@@ -29,7 +29,8 @@ class TrainingError(RuntimeError):
 
 @dataclass(frozen=True)
 class Optimisation:
-    """One training run: SGD at `lr` falling to 0 along a cosine over all `epochs`.
+    """One training run: SGD at a rate that rises from a tenth of `lr` to `lr` over the share `warm_up` of all steps,
+    then falls to 0 along a cosine.
 
     augment: every image is shifted by up to 4 pixels, the border filled with black, and mirrored at random."""
 
@@ -38,6 +39,7 @@ class Optimisation:
     batch: int = 128
     momentum: float = 0.9
     weight_decay: float = 1e-4
+    warm_up: float = 0.0
     samples: int | None = None  # random samples an epoch sees; None: all
     augment: bool = False
 
@@ -48,6 +50,12 @@ class Optimisation:
     def steps_an_epoch(self, size: int) -> int:
         """Optimiser steps in an epoch over a training set of `size` samples; a last, short batch is left out."""
         return min(size, self.samples or size) // self.batch_size(size)
+
+    def rate(self, progress: float) -> float:
+        """The learning rate after a share `progress` of all steps."""
+        if progress < self.warm_up:
+            return self.lr * (0.1 + 0.9 * progress / self.warm_up)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * (progress - self.warm_up) / (1 - self.warm_up)))
 
     def steps(self, size: int) -> int:
         """Optimiser steps of the whole run."""
@@ -132,7 +140,7 @@ class Trainer:
             torch.manual_seed(int(draw.generate_state(1)[0]) + engine.rank)
             for step in range(steps):
                 for group in self.optimiser.param_groups:
-                    group["lr"] = cosine(plan.lr, (epoch * steps + step) / (plan.epochs * steps))
+                    group["lr"] = plan.rate((epoch * steps + step) / (plan.epochs * steps))
                 index = torch.from_numpy(order[step * batch : (step + 1) * batch])
                 images = task.images[index]
                 if plan.augment:
@@ -155,11 +163,6 @@ class Trainer:
                 if on_step:
                     on_step(step + 1)
         return total / steps
-
-
-def cosine(lr: float, progress: float) -> float:
-    """The learning rate after a share `progress` of all steps."""
-    return lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def _sgd(model: nn.Module, plan: Optimisation) -> torch.optim.SGD:

@@ -91,6 +91,11 @@ def ladder(
     lr_rung: Annotated[
         float | None, typer.Option(help="First learning rate of every other rung.", rich_help_panel=PRESET)
     ] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Of all weights.", rich_help_panel=PRESET)] = None,
+    warm_up: Annotated[
+        float | None,
+        typer.Option(help="Share of the steps over which the learning rate rises.", rich_help_panel=PRESET),
+    ] = None,
     step: Annotated[
         float | None, typer.Option(help="Share of the weights kept from rung to rung.", rich_help_panel=PRESET)
     ] = None,
@@ -112,24 +117,19 @@ def ladder(
 
     Example: entropi ladder --arch resnet18 --source builtin:characters --out runs/r18
     """
-    from dataclasses import replace
-
     from entropi.host.ladder import LADDER, Ladder
-    from entropi.host.schedule import PRESETS
+    from entropi.host.schedule import preset as find
 
-    if preset not in (None, *PRESETS):
-        raise ValueError(f"preset {preset!r} is not known; choose from {', '.join(PRESETS)}")
-    schedule = PRESETS[preset or "short"]
+    schedule = find(preset or "short")
     if (folder / LADDER).exists():  # what is not given is as it was
         begun = Ladder.open(folder)
         arch, source, seed = arch or begun.arch, source or begun.source, begun.seed if seed is None else seed
-        schedule = PRESETS[preset] if preset else begun.schedule
-    given = {
-        "epochs_dense": epochs, "epochs_rung": epochs_rung, "samples_rung": samples_rung, "batch": batch, "lr": lr,
-        "lr_rung": lr_rung, "step": step, "stop": _number(stop), "counts": counts, "augment": augment,
-        "precision": precision,
-    }  # fmt: skip
-    schedule = replace(schedule, **{name: value for name, value in given.items() if value is not None})
+        schedule = schedule if preset else begun.schedule
+    schedule = schedule.changed(
+        epochs_dense=epochs, epochs_rung=epochs_rung, samples_rung=samples_rung, batch=batch, lr=lr, lr_rung=lr_rung,
+        weight_decay=weight_decay, warm_up=warm_up, step=step, stop=_number(stop), counts=counts, augment=augment,
+        precision=precision,
+    )  # fmt: skip
     first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
     with bar("ladder") if first else nullcontext() as progress:
         built = Ladder.build(

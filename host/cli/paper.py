@@ -19,8 +19,12 @@ def reproduce(
         Path, typer.Option("--out", help="Folder of everything; what is there is not done again.")
     ] = Path("runs/paper"),
     preset: Annotated[str, typer.Option(help="The schedule: paper, short or smoke.")] = "short",
-    augment: Annotated[bool, typer.Option(help="Train the encoders on shifted and mirrored images.")] = True,
-    lr: Annotated[float | None, typer.Option(help="Learning rate of the dense networks, if not the preset's.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of the dense networks, if not the preset's.")] = None,
+    epochs_rung: Annotated[int | None, typer.Option(help="Epochs of every other rung.")] = None,
+    step: Annotated[float | None, typer.Option(help="Share of the weights kept from rung to rung.")] = None,
+    augment: Annotated[
+        bool | None, typer.Option("--augment/--no-augment", help="Shift and mirror the source's images.")
+    ] = None,
     arch: Annotated[list[str] | None, typer.Option(help="A network, instead of the paper's two; repeatable.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Encoders of each kind.")] = 3,
     source: Annotated[str, typer.Option(help="The source task.")] = "cifar10",
@@ -48,11 +52,11 @@ def reproduce(
         return
     from entropi.host.paper import ARCHS, Experiments, run
     from entropi.host.paper.results import RENDER, write
+    from entropi.host.schedule import preset as find
 
     given = {"cifar100": cifar100, "pacs": pacs, "vlcs": vlcs}
     targets = {name: None if spec == "none" else spec for name, spec in given.items()}
-    experiments = Experiments(
-        preset=preset, augment=augment, lr=lr, archs=tuple(arch or ARCHS), seeds=seeds, source=source, **targets
-    )
+    schedule = find(preset).changed(epochs_dense=epochs, epochs_rung=epochs_rung, step=step, augment=augment)
+    experiments = Experiments(schedule, archs=tuple(arch or ARCHS), seeds=seeds, source=source, **targets)
     surveys = run(experiments, folder, bar, lambda line: err.print(f"  {line}"))
     show(write(what, surveys, folder), as_json, RENDER[what])

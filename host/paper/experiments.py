@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,34 +24,26 @@ Bar = Callable[[str], AbstractContextManager[Progress]]
 
 @dataclass(frozen=True)
 class Experiments:
-    """What to run: networks, seeds and a schedule on a source; and the targets, each a data set's spec. `lr` stands in
-    for the preset's learning rate of the dense networks.
+    """What to run: networks, seeds and a schedule on a source; and the targets, each a data set's spec.
 
     PACS stands for itself with its domains pooled and for each domain held out in turn. A target that is None is left
-    out and its cells stay empty. Raises ValueError for an unknown preset, and for no target or no seed at all."""
+    out and its cells stay empty. Raises ValueError for an unknown network, and for no target or no seed at all."""
 
-    preset: str = "short"
-    augment: bool = True
-    lr: float | None = None
+    schedule: Schedule = PRESETS["short"]
     archs: tuple[str, ...] = ARCHS
     seeds: int = 3
     source: str = "cifar10"
     cifar100: str | None = "cifar100,per-class=100"
     pacs: str | None = None
     vlcs: str | None = None
-    schedule: Schedule = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.preset not in PRESETS:
-            raise ValueError(f"preset {self.preset!r} is not known; choose from {', '.join(PRESETS)}")
         if self.seeds < 1:
             raise ValueError(f"seeds is {self.seeds}; give at least 1")
         if not self.targets():
             raise ValueError("there is no target; give at least one of --cifar100, --pacs and --vlcs")
         for arch in self.archs:
             archs.check(arch)
-        changes = {"augment": self.augment} | ({} if self.lr is None else {"lr": self.lr})
-        object.__setattr__(self, "schedule", replace(PRESETS[self.preset], **changes))
 
     def targets(self) -> dict[str, str]:
         """From the name of a target in tables to its spec."""

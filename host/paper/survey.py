@@ -19,10 +19,9 @@ from entropi.host.ladder import Ladder
 from entropi.host.paper.features import FeatureStore
 from entropi.host.progress import Progress
 from entropi.host.provenance import provenance
-from entropi.host.selection import PROBE, Selection, select
+from entropi.host.selection import FEWEST_DRAWS, PROBE, Selection, select
 
 FORMAT = 1
-BOOTSTRAP = 25  # draws of a target's images
 FEW = (5, 10, 50)  # samples a class
 FEW_DRAWS = 3
 
@@ -80,7 +79,7 @@ def _survey(ladder: Ladder, target: Dataset, few: bool, store: FeatureStore, pro
         ladder,
         train,
         estimators=(*ESTIMATORS, PROBE),
-        bootstrap=BOOTSTRAP,
+        bootstrap=FEWEST_DRAWS,
         target=target.name,
         features=lambda rung: store(rung, train),
         progress=progress,

@@ -50,18 +50,23 @@ def build(folder: Path, progress=None) -> Ladder:
 
 def main(folder: Path, last: int) -> None:
     rank = int(os.environ["RANK"])
-    log = Path(f"{folder}-rank{rank}.log").open("w", buffering=1)
+    log = Path(f"{folder}-rank{rank}.log")
+    log.write_text("")
+
+    def note(text: str) -> None:
+        with log.open("a") as file:
+            print(text, file=file)
 
     def watch(name: str, args: tuple) -> None:
         if name == "os.rename" and Path(args[1]).parent == folder:
-            print(Path(args[1]).name, file=log)
+            note(Path(args[1]).name)
 
     def step(done: int, total: int, text: str) -> None:
         if rank == 0 and done == last:
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(watch)
-    print(len(build(folder, step)), file=log)
+    note(str(len(build(folder, step))))
 
 
 if __name__ == "__main__":

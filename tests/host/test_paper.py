@@ -9,9 +9,10 @@ from entropi.host.paper import Experiments, experiments, regret, results, run
 from entropi.host.paper import survey as surveys
 from entropi.host.paper.features import FeatureStore
 from entropi.host.paper.figure import figure_3
+from entropi.host.schedule import PRESETS
 from entropi.host.training import outputs
 
-SMOKE = {"preset": "smoke", "archs": ("resnet8",), "seeds": 1, "source": "builtin:digits,per-class=40"}
+SMOKE = {"schedule": PRESETS["smoke"], "archs": ("resnet8",), "seeds": 1, "source": "builtin:digits,per-class=40"}
 
 
 @contextlib.contextmanager
@@ -129,7 +130,6 @@ def test_regret_is_what_a_pick_loses_to_the_best_rung():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"preset": "long"}, "preset 'long'"),
         ({"seeds": 0}, "seeds is 0"),
         ({"cifar100": None}, "no target"),
         ({"archs": ("resnet19",)}, "resnet19"),

@@ -42,6 +42,7 @@ def test_shares_fall_by_the_step_down_to_the_stop(step, stop):
         ({"lr": -1.0}, "lr is -1.0; it must be above 0"),
         ({"lr_rung": float("nan")}, "lr_rung is nan"),
         ({"momentum": 1.0}, "momentum is 1.0"),
+        ({"warm_up": -0.1}, "warm_up is -0.1; it must be at least 0 and below 1"),
         ({"step": 1.0}, "step is 1.0; it must be between 0 and 1, both excluded$"),
         ({"step": "auto"}, "step is auto; it must be between 0 and 1, both excluded$"),
         ({"stop": 0.0}, "stop is 0.0; it must be between 0 and 1, both excluded, or auto$"),

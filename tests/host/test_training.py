@@ -18,7 +18,6 @@ from entropi.host.training import (
     Trainer,
     TrainingError,
     accuracy,
-    cosine,
     normalise,
     shift_and_mirror,
 )
@@ -82,8 +81,12 @@ def test_normalised_pixels():
     assert x.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_learning_rate_falls_along_a_cosine():
-    assert [cosine(0.1, p) for p in (0, 0.5, 1)] == pytest.approx([0.1, 0.05, 0])
+@pytest.mark.parametrize(("warm_up", "rates"), [(0.0, [0.1, 0.05, 0]), (0.2, [0.01, 0.055, 0.1, 0.05, 0])])
+def test_learning_rate_rises_and_falls_along_a_cosine(warm_up, rates):
+    plan = Optimisation(epochs=1, lr=0.1, warm_up=warm_up)
+    rising = [0, warm_up / 2] if warm_up else []
+    progress = [*rising, warm_up, (1 + warm_up) / 2, 1]
+    assert [plan.rate(p) for p in progress] == pytest.approx(rates)
 
 
 @given(st.integers(1, 500), st.integers(1, 200), st.none() | st.integers(1, 600))
