@@ -24,8 +24,8 @@ from torchvision.models import mobilenet_v3_large, resnet18
 from entropi.device.files import write_json
 from entropi.host.data import Split
 from entropi.host.entropy import DEFAULT, ESTIMATORS, Features, measure
+from entropi.host.networks.inference import outputs
 from entropi.host.provenance import provenance
-from entropi.host.training import outputs
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "torchvision", "numpy", "scipy")

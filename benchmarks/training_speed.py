@@ -34,11 +34,14 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from entropi.device.files import write_json
-from entropi.host import archs, data, pruning
-from entropi.host.engine import Engine
+from entropi.host import data
+from entropi.host.networks import archs
+from entropi.host.networks.inference import MEAN, STD, accuracy
 from entropi.host.provenance import provenance
-from entropi.host.schedule import PRESETS
-from entropi.host.training import MEAN, STD, Optimisation, Task, Trainer, accuracy
+from entropi.host.training import pruning
+from entropi.host.training.engine import Engine
+from entropi.host.training.schedule import PRESETS
+from entropi.host.training.trainer import Optimisation, Task, Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "torchvision", "numpy")

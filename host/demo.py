@@ -21,17 +21,17 @@ from entropi.export import export_encoder, export_pixels
 from entropi.firmware_sim import Board, BoardError, Simulator, board
 from entropi.firmware_sim.boards import Memory
 from entropi.host import data
-from entropi.host.cost import parameters
 from entropi.host.figures import entropy_figure
-from entropi.host.ladder import Ladder, Rung
 from entropi.host.lesson import Grades, encode, lesson
+from entropi.host.networks.cost import parameters
+from entropi.host.networks.inference import outputs
 from entropi.host.probe import HeadAccuracy, probe, probe_features
 from entropi.host.progress import Progress
 from entropi.host.report import exercise
-from entropi.host.schedule import PRESETS, Schedule
 from entropi.host.selection import FEWEST_DRAWS, select
 from entropi.host.tables import table
-from entropi.host.training import outputs
+from entropi.host.training.ladder import Ladder, Rung
+from entropi.host.training.schedule import PRESETS, Schedule
 
 VIRTUAL_FLASH = 16 << 20
 BOARDS = 2  # emulated boards that share the encoding, one a core

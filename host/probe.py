@@ -10,7 +10,7 @@ from torch import nn
 
 from entropi.host import heads
 from entropi.host.data import Dataset, Split, few_shot_indices
-from entropi.host.training import outputs
+from entropi.host.networks.inference import outputs
 
 
 @dataclass(frozen=True)

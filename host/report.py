@@ -9,7 +9,7 @@ from rich.text import Text
 
 from entropi.device import Bundle, Device
 from entropi.firmware_sim import Simulator
-from entropi.host.cost import TABLE_2_BATCH, TABLE_2_CLASSES, table_2
+from entropi.host.networks.cost import TABLE_2_BATCH, TABLE_2_CLASSES, table_2
 from entropi.host.tables import table
 
 TABLE_2_RULES = (

@@ -19,9 +19,9 @@ import numpy as np
 from entropi.device.files import write_json
 from entropi.host.data import Split
 from entropi.host.entropy import ALIASES, DEFAULT, ESTIMATORS, LEVELS, Entropy, Features, measure
-from entropi.host.ladder import Rung
+from entropi.host.networks.inference import outputs
 from entropi.host.progress import Progress
-from entropi.host.training import outputs
+from entropi.host.training.ladder import Rung
 
 FORMAT = 2
 SELECTION = "selection.json"

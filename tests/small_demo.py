@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from entropi.host import data, demo
 from entropi.host.data import characters
-from entropi.host.schedule import Schedule
+from entropi.host.training.schedule import Schedule
 
 SCHEDULE = Schedule(epochs_dense=1, epochs_rung=1, samples_rung=64, batch=32, step=0.01, stop=0.001)
 

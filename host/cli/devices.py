@@ -64,8 +64,8 @@ def export(
     options(debug)
     from entropi.export import export_encoder
     from entropi.host import data
-    from entropi.host.ladder import Ladder
     from entropi.host.selection import SELECTION, Selection
+    from entropi.host.training.ladder import Ladder
 
     opened = Ladder.open(run)
     selection = Selection.load(run) if (run / SELECTION).is_file() else None

@@ -34,8 +34,8 @@ def archs(
     """
     from dataclasses import asdict
 
-    from entropi.host.archs import ARCHS, CHANNELS, classifiers
-    from entropi.host.cost import summary
+    from entropi.host.networks.archs import ARCHS, CHANNELS, classifiers
+    from entropi.host.networks.cost import summary
 
     shape = (CHANNELS, size, size)
     content = {
@@ -117,8 +117,8 @@ def ladder(
 
     Example: entropi ladder --arch resnet18 --source builtin:characters --out runs/r18
     """
-    from entropi.host.ladder import LADDER, Ladder
-    from entropi.host.schedule import preset as find
+    from entropi.host.training.ladder import LADDER, Ladder
+    from entropi.host.training.schedule import preset as find
 
     schedule = find(preset or "short")
     if (folder / LADDER).exists():  # what is not given is as it was
@@ -205,9 +205,9 @@ def select(
     """
     from entropi.host import data
     from entropi.host.entropy import DEFAULT
-    from entropi.host.ladder import Ladder
     from entropi.host.selection import check
     from entropi.host.selection import select as choose
+    from entropi.host.training.ladder import Ladder
 
     estimator = estimator or DEFAULT
     names = check(estimator, *(also or ()))

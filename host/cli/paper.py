@@ -45,14 +45,14 @@ def reproduce(
     if what == "table2":
         from dataclasses import asdict
 
-        from entropi.host.cost import table_2
+        from entropi.host.networks.cost import table_2
         from entropi.host.report import render_table_2
 
         show([asdict(row) for row in table_2()], as_json, render_table_2)
         return
     from entropi.host.paper import ARCHS, Experiments, run
     from entropi.host.paper.results import RENDER, write
-    from entropi.host.schedule import preset as find
+    from entropi.host.training.schedule import preset as find
 
     given = {"cifar100": cifar100, "pacs": pacs, "vlcs": vlcs}
     targets = {name: None if spec == "none" else spec for name, spec in given.items()}

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from entropi.host import archs, data
-from entropi.host.ladder import Ladder
+from entropi.host import data
+from entropi.host.networks import archs
 from entropi.host.paper.features import FeatureStore
 from entropi.host.paper.survey import survey
 from entropi.host.progress import Progress
-from entropi.host.schedule import PRESETS, Schedule
+from entropi.host.training.ladder import Ladder
+from entropi.host.training.schedule import PRESETS, Schedule
 
 PACS_DOMAINS = ("art_painting", "cartoon", "photo", "sketch")
 POOLED = ("CIFAR-100", "PACS", "VLCS")

@@ -14,9 +14,9 @@ import numpy as np
 
 from entropi.device.files import write_atomically
 from entropi.host.data import Split
-from entropi.host.ladder import Rung
+from entropi.host.networks.inference import outputs
 from entropi.host.progress import Progress
-from entropi.host.training import outputs
+from entropi.host.training.ladder import Rung
 
 
 class FeatureStore:

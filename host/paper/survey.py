@@ -15,11 +15,11 @@ from entropi.device.files import write_json
 from entropi.host import heads
 from entropi.host.data import Dataset
 from entropi.host.entropy import ESTIMATORS
-from entropi.host.ladder import Ladder
 from entropi.host.paper.features import FeatureStore
 from entropi.host.progress import Progress
 from entropi.host.provenance import provenance
 from entropi.host.selection import FEWEST_DRAWS, PROBE, Selection, select
+from entropi.host.training.ladder import Ladder
 
 FORMAT = 1
 FEW = (5, 10, 50)  # samples a class

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from entropi.host.data import Dataset, characters
-from entropi.host.ladder import Ladder
-from entropi.host.schedule import Schedule
+from entropi.host.training.ladder import Ladder
+from entropi.host.training.schedule import Schedule
 
 SCHEDULE = Schedule(
     epochs_dense=3, epochs_rung=2, samples_rung=128, batch=32, lr=0.05, lr_rung=0.02, step=0.2, stop=0.05,

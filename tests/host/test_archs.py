@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torchvision import models
 from typer.testing import CliRunner
 
-from entropi.host import archs, cli, cost
+from entropi.host import cli
+from entropi.host.networks import archs, cost
 
 OTHERS = ["vgg16_bn", "mobilenet_v2", "shufflenet_v2_x1_0", "swin_t", "regnet_y_400mf", "googlenet"]
 
@@ -242,7 +243,7 @@ def test_any_malformed_specification_is_one_line(module, attribute):
 
 def test_no_torchvision_for_names_of_ours_and_the_current_directory_is_searched(own, tmp_path):
     program = (
-        "import sys; from entropi.host import archs; assert sys.argv[2] not in sys.path\n"
+        "import sys; from entropi.host.networks import archs; assert sys.argv[2] not in sys.path\n"
         "for name in (*archs.ARCHS, sys.argv[1]): archs.check(name)\n"
         "assert 'torchvision' not in sys.modules"
     )

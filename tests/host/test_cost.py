@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from entropi.host import archs, cost, pruning
+from entropi.host.networks import archs, cost
+from entropi.host.training import pruning
 
 
 def test_frozen_rows_of_table_2_to_the_digit():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from entropi.host.ladder import Ladder
+from entropi.host.training.ladder import Ladder
 
 PARTS = Path(__file__).with_name("parts.py")
 PROCESSES = 2

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from entropi.host import cli, data, engine, pruning, training
+from entropi.host import cli, data
 from entropi.host.data import characters
-from entropi.host.ladder import Ladder, LadderError, check_parts
-from entropi.host.schedule import PRESETS, Schedule
+from entropi.host.networks.inference import accuracy
+from entropi.host.training import engine, pruning
+from entropi.host.training.ladder import Ladder, LadderError, check_parts
+from entropi.host.training.schedule import PRESETS, Schedule
+from entropi.host.training.trainer import TrainingError
 
 TINY = Path(__file__).with_name("tiny.py")
 
@@ -28,7 +31,7 @@ def test_rungs_keep_exactly_their_share_and_are_nested(tiny_ladder, tiny_source)
         if before:
             assert not any(((w != 0) & (before[name] == 0)).any() for name, w in weights.items())
         before = weights
-        assert rung.source_accuracy == training.accuracy(rung.model(), tiny_source.test)
+        assert rung.source_accuracy == accuracy(rung.model(), tiny_source.test)
 
 
 def test_a_rung_says_what_export_needs(tiny_ladder):
@@ -224,7 +227,7 @@ def test_a_batch_that_processes_cannot_share_is_refused(schedule, batch):
 
 def test_divergence_is_an_error_not_a_rung(tiny_source, tmp_path):
     schedule = Schedule(epochs_dense=2, epochs_rung=1, batch=32, lr=1e30, stop=0.9)
-    with pytest.raises(training.TrainingError, match="choose a lower one"):
+    with pytest.raises(TrainingError, match="choose a lower one"):
         Ladder.build(tmp_path, arch="resnet8", source=tiny_source, schedule=schedule, threads=1)
     assert len(Ladder.open(tmp_path)) == 0
 

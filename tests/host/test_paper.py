@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from entropi.host.data import Dataset, Split
+from entropi.host.networks.inference import outputs
 from entropi.host.paper import Experiments, experiments, regret, results, run
 from entropi.host.paper import survey as surveys
 from entropi.host.paper.features import FeatureStore
 from entropi.host.paper.figure import figure_3
-from entropi.host.schedule import PRESETS
-from entropi.host.training import outputs
+from entropi.host.training.schedule import PRESETS
 
 SMOKE = {"schedule": PRESETS["smoke"], "archs": ("resnet8",), "seeds": 1, "source": "builtin:digits,per-class=40"}
 

@@ -3,7 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entropi.host import archs, pruning
+from entropi.host.networks import archs
+from entropi.host.training import pruning
 
 values = st.sampled_from([-2.0, -1.0, -0.5, 0.5, 1.0, 2.0]) | st.floats(0.0078125, 100, width=32)
 layers = st.lists(st.lists(values, min_size=1, max_size=30), min_size=1, max_size=4)

@@ -6,8 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entropi.host import archs, ladder, pruning
-from entropi.host.schedule import ACCURACY_FALL, ENTROPY_FALL, FLOOR, PATIENCE, PRESETS, Schedule
+from entropi.host.networks import archs
+from entropi.host.training import ladder, pruning
+from entropi.host.training.schedule import ACCURACY_FALL, ENTROPY_FALL, FLOOR, PATIENCE, PRESETS, Schedule
 
 AUTO = Schedule()  # stop="auto"
 LONGEST = len(AUTO.shares())

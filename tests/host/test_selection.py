@@ -15,8 +15,8 @@ from entropi.host import figures, probe, selection
 from entropi.host.cli import ladders
 from entropi.host.data import Split
 from entropi.host.entropy import DEFAULT, Features
+from entropi.host.networks.inference import outputs
 from entropi.host.selection import Selection, SelectionError, check, held_out, select
-from entropi.host.training import outputs
 
 
 @pytest.fixture(scope="module")

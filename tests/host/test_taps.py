@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from entropi.host import archs
-from entropi.host.taps import trimmed
+from entropi.host.networks import archs
+from entropi.host.training.taps import trimmed
 
 SMALL = st.integers(1, 5)
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from entropi.host.tensors import pack, unpack
+from entropi.host.training.tensors import pack, unpack
 
 FILE = Path("folder/file.safetensors")
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=8).filter(

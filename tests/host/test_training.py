@@ -8,19 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from entropi.host import archs, pruning
 from entropi.host.data import Split, characters
-from entropi.host.engine import Engine
-from entropi.host.training import (
-    SHIFT,
-    Optimisation,
-    Task,
-    Trainer,
-    TrainingError,
-    accuracy,
-    normalise,
-    shift_and_mirror,
-)
+from entropi.host.networks import archs
+from entropi.host.networks.inference import accuracy, normalise
+from entropi.host.training import pruning
+from entropi.host.training.engine import Engine
+from entropi.host.training.trainer import SHIFT, Optimisation, Task, Trainer, TrainingError, shift_and_mirror
 
 PLAN = Optimisation(epochs=2, lr=0.05, batch=32, weight_decay=0.01, augment=True)
 

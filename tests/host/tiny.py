@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 
-from entropi.host import archs
 from entropi.host.data import Dataset, characters
-from entropi.host.ladder import Ladder
-from entropi.host.schedule import Schedule
+from entropi.host.networks import archs
+from entropi.host.training.ladder import Ladder
+from entropi.host.training.schedule import Schedule
 
 SCHEDULE = Schedule(
     epochs_dense=2, epochs_rung=2, samples_rung=64, batch=32, lr=0.02, lr_rung=0.01, step=0.2, stop=0.05

@@ -1,4 +1,4 @@
-"""Plain training and evaluation: SGD with momentum, cosine learning rate, uint8 pixels in.
+"""Plain training: SGD with momentum, cosine learning rate, uint8 pixels in.
 
 Every epoch draws its random numbers from (seed, rung, epoch) alone, so what ran before it has no influence; with
 the same number of threads on the same machine, results are equal bit for bit."""
@@ -6,7 +6,7 @@ the same number of threads on the same machine, results are equal bit for bit.""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,12 +15,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from entropi.host.data import Split
-from entropi.host.engine import Engine
-from entropi.host.taps import trimmed
+from entropi.host.networks.inference import normalise
+from entropi.host.training.engine import Engine
+from entropi.host.training.taps import trimmed
 
-MEAN, STD = 0.5, 0.5
 SHIFT = 4
-EVALUATION_BATCH = 256
 
 
 class TrainingError(RuntimeError):
@@ -60,12 +59,6 @@ class Optimisation:
     def steps(self, size: int) -> int:
         """Optimiser steps of the whole run."""
         return self.epochs * self.steps_an_epoch(size)
-
-
-def normalise(images: torch.Tensor) -> torch.Tensor:
-    """uint8 (N, C, H, W) to float32 in channels_last: (pixel / 255 - MEAN) / STD."""
-    pixels = images.to(torch.float32, memory_format=torch.channels_last)
-    return pixels.mul_(1 / (255 * STD)).sub_(MEAN / STD)
 
 
 def shift_and_mirror(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
@@ -173,25 +166,3 @@ def _sgd(model: nn.Module, plan: Optimisation) -> torch.optim.SGD:
     for parameter in model.parameters():
         optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimiser
-
-
-def outputs(module: nn.Module, split: Split, batch: int = EVALUATION_BATCH) -> Iterator[np.ndarray]:
-    """What the module in evaluation mode returns, batch by batch, as float32 (n, ...)."""
-    module.eval()
-    first = next(module.parameters(), None)
-    device = first.device if first is not None else None
-    for start in range(0, len(split), batch):
-        with torch.inference_mode():
-            images = torch.from_numpy(split.images[start : start + batch]).to(device)
-            result = module(normalise(images)).numpy(force=True)
-        yield result  # outside, so that the caller's code does not run in inference mode
-
-
-def accuracy(model: nn.Module, split: Split) -> float:
-    """Top-1 accuracy, between 0 and 1."""
-    return top1(np.concatenate(list(outputs(model, split))), split.labels)
-
-
-def top1(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The share of rows (N, classes) that are largest at their label (N,)."""
-    return float((logits.argmax(1) == labels).mean())

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from entropi.host.archs import head_name
+from entropi.host.networks.archs import head_name
 
 
 def prunable(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from entropi.host.resnet8 import ResNet8
+from entropi.host.networks.resnet8 import ResNet8
 
 CHANNELS = 3
 WITHOUT_LINEAR = ("squeezenet1_0", "squeezenet1_1")  # they end in a convolution

@@ -24,10 +24,14 @@ import torch
 from torch import nn
 
 from entropi.device.files import write_atomically, write_json
-from entropi.host import archs, data, entropy, pruning, tensors, training
-from entropi.host.engine import Engine, engine
+from entropi.host import data, entropy
+from entropi.host.networks import archs
+from entropi.host.networks.inference import MEAN, STD, outputs, top1
 from entropi.host.progress import Progress
-from entropi.host.schedule import PRESETS, Schedule
+from entropi.host.training import pruning, tensors
+from entropi.host.training.engine import Engine, engine
+from entropi.host.training.schedule import PRESETS, Schedule
+from entropi.host.training.trainer import Task, Trainer
 
 FORMAT = 2
 LADDER = "ladder.json"
@@ -183,7 +187,7 @@ class Ladder(Sequence[Rung]):
         `source` is what data.load takes, or a Dataset. `threads` is how many torch may use; None: as many as
         the folder was begun with, or torch's own number. `progress` is called after every optimiser step with
         (steps done, steps in all, text). Raises LadderError when the folder was begun with other settings,
-        training.TrainingError when the loss diverges, ValueError for unknown names."""
+        TrainingError when the loss diverges, ValueError for unknown names."""
         path = Path(path)
         begun = cls.open(path) if (path / LADDER).exists() else None
         if threads is None:
@@ -231,14 +235,14 @@ class Ladder(Sequence[Rung]):
         text = f"rung {index}, {shares[index]:.2%} of the weights"
         model = self._train(index, dataset, work, lambda step: progress(begin + step, sum(steps), text))
         encoder, head = archs.split(model)
-        features = np.concatenate(list(training.outputs(encoder, dataset.test)))
+        features = np.concatenate(list(outputs(encoder, dataset.test)))
         with torch.inference_mode():
             logits = head.cpu()(torch.from_numpy(features)).numpy()
         nonzeros = pruning.nonzeros(pruning.prunable(model))
         entry = {
             "alpha": _alpha(model, nonzeros, self.schedule.counts),
             "nonzeros": nonzeros,
-            "source_accuracy": training.top1(logits, dataset.test.labels),
+            "source_accuracy": top1(logits, dataset.test.labels),
             "source_entropy": entropy.ESTIMATORS[entropy.DEFAULT](features),
         }
         if work.rank:
@@ -270,8 +274,8 @@ class Ladder(Sequence[Rung]):
             masks = pruning.magnitude_masks(weights, self.schedule.shares()[index])
             pruning.apply(weights, masks)
             masks = {weights[name]: mask for name, mask in masks.items()}
-        task = training.Task.of(dataset.train, work, self.precision)
-        trainer = training.Trainer(model.to(work.device), task, plan, masks)
+        task = Task.of(dataset.train, work, self.precision)
+        trainer = Trainer(model.to(work.device), task, plan, masks)
         for epoch in range(self._resume(index, trainer), plan.epochs):
             begin = epoch * trainer.steps_an_epoch
             trainer.epoch(epoch, (self.seed, index), lambda step, b=begin: on_step(b + step))
@@ -279,11 +283,11 @@ class Ladder(Sequence[Rung]):
                 self._checkpoint(index, epoch + 1, trainer)
         return model
 
-    def _checkpoint(self, index: int, epochs: int, trainer: training.Trainer) -> None:
+    def _checkpoint(self, index: int, epochs: int, trainer: Trainer) -> None:
         metadata = {"rung": index, "epochs": epochs}
         write_atomically(self.path / CHECKPOINT, tensors.pack(trainer.state(), metadata))
 
-    def _resume(self, index: int, trainer: training.Trainer) -> int:
+    def _resume(self, index: int, trainer: Trainer) -> int:
         """Bring back the checkpoint of this rung; returns how many of its epochs are done."""
         file = self.path / CHECKPOINT
         if not file.exists():
@@ -324,8 +328,8 @@ def _begin(path: Path, settings: dict[str, Any], dataset: data.Dataset, work: En
         "settings": {**settings, "precision": precision},
         "classes": list(dataset.classes),
         "input_shape": list(dataset.input_shape),
-        "mean": [training.MEAN] * channels,
-        "std": [training.STD] * channels,
+        "mean": [MEAN] * channels,
+        "std": [STD] * channels,
         "rungs": [],
     }
     (path / CHECKPOINT).unlink(missing_ok=True)  # of a ladder that is no more

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from entropi.host.engine import PRECISIONS
-from entropi.host.training import Optimisation
+from entropi.host.training.engine import PRECISIONS
+from entropi.host.training.trainer import Optimisation
 
 COUNTS = ("weights", "parameters")
 AUTO = "auto"

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from entropi.host import archs
+from entropi.host.networks import archs
 
 BYTES_A_PARAMETER = 12
 
