@@ -22,7 +22,6 @@ import copy
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -179,7 +178,8 @@ def speed(model: nn.Module, split: data.Split, workers: int, steps: int, repeats
 def accuracies(source: data.Dataset, workers: int, epochs: int, seeds: int) -> Iterator[dict[str, list[float]]]:
     """For every seed the test accuracy of ours and plain, dense and then pruned."""
     schedule = PRESETS["short"]
-    dense, rung = replace(schedule.plan(0), epochs=epochs), replace(schedule.plan(1), epochs=1)
+    dense = Optimisation(epochs, schedule.lr, schedule.batch, augment=True)
+    rung = Optimisation(1, schedule.lr_rung, schedule.batch, augment=True)
     for seed in range(seeds):
         torch.manual_seed(seed)
         start, ends = archs.build(ARCH, len(source.classes)), {}
