@@ -4,7 +4,7 @@ from entropi.export.encoder import CheckError, export_encoder, export_pixels
 from entropi.export.graph import UnsupportedError
 from entropi.export.image import ImageError
 from entropi.export.onnx import OnnxError
-from entropi.export.tflite import ConversionError
+from entropi.export.workers import ConversionError
 
 __all__ = [
     "CheckError",

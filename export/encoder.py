@@ -17,12 +17,13 @@ from entropi.device.files import write_atomically, write_json
 from entropi.device.library import measure
 from entropi.device.runtime import HostDevice
 from entropi.device.session import HeadConfig
-from entropi.export import tflite
+from entropi.export import tflite, tflm
 from entropi.export.c_source import c_header, c_source
 from entropi.export.graph import from_module
 from entropi.export.image import Centering, LayerReport, write_image
-from entropi.export.integer import Network, Tensor, from_tflite
+from entropi.export.integer import Network, Tensor
 from entropi.export.onnx import check_onnx, write_onnx
+from entropi.export.reader import from_tflite
 
 GOLDEN_IMAGES = 4
 CHECKED_IMAGES = 100
@@ -157,15 +158,15 @@ def _check(
     """Golden vectors, after the features of `values` proved equal to tflite-micro's."""
     device = _device(image, preprocessing)
     golden = {"input": values[:GOLDEN_IMAGES]}
-    expected = tflite.run_layers(model, golden["input"])
-    for number, layer in enumerate(network.layers):
-        golden[f"layer_{number:02d}"] = expected[layer.output]
+    expected = tflm.run_layers(model, golden["input"], [layer.output for layer in network.layers])
     outputs = [device.encode_layers(v) for v in golden["input"]]
-    for number, layer in enumerate(network.layers):
+    for number in network.last_writers().values():
+        layer = network.layers[number]
+        golden[f"layer_{number:02d}"] = expected[layer.output]
         wrong = sum(int((o[number] != e).sum()) for o, e in zip(outputs, expected[layer.output], strict=True))
         if wrong:
-            raise CheckError(f"layer {number} ({layer.name}) is the first to differ from TFLite: {wrong} values")
-    reference = tflite.run_reference(model, values)
+            raise CheckError(f"layer {number} ({layer.name}) is the first to differ from tflite-micro: {wrong} values")
+    reference = tflm.run_reference(model, values)
     features = np.stack([device.encode(v) for v in values])
     if (features != reference).any():
         wrong = int((features != reference).any(axis=1).sum())

@@ -11,6 +11,7 @@ import torch
 from torch import fx, nn
 from torch.fx.experimental.optimization import fuse
 from torch.fx.passes.shape_prop import ShapeProp
+from torchvision.ops import stochastic_depth
 
 
 class UnsupportedError(ValueError):
@@ -19,8 +20,9 @@ class UnsupportedError(ValueError):
 
 @dataclass(frozen=True)
 class Node:
-    """One operation: `conv`, `relu`, `max_pool`, `add` or `mean`. Shapes are [C, H, W] without the batch; weights are
-    float32 [out, in, kh, kw]. padding holds (height, width), the same on both sides."""
+    """One operation: `conv`, `max_pool`, `average_pool`, `add`, `sub`, `mul`, `concat` (of channels), `mean` (over
+    height and width) or one of ACTIVATIONS. Shapes are [C, H, W] or [F], without the batch; weights are float32
+    [out, in / groups, kh, kw]. padding holds (height, width), the same on both sides."""
 
     name: str
     op: str
@@ -29,8 +31,53 @@ class Node:
     kernel: tuple[int, int] = (1, 1)
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
     weight: np.ndarray | None = None
     bias: np.ndarray | None = None
+
+
+ACTIVATIONS = {
+    nn.ReLU: "relu",
+    nn.ReLU6: "relu6",
+    nn.Hardswish: "hard_swish",
+    nn.Hardsigmoid: "hard_sigmoid",
+    nn.Sigmoid: "sigmoid",
+    nn.SiLU: "silu",
+    nn.Tanh: "tanh",
+    torch.relu: "relu",
+    torch.sigmoid: "sigmoid",
+    torch.tanh: "tanh",
+    nn.functional.relu: "relu",
+    nn.functional.relu6: "relu6",
+    nn.functional.hardswish: "hard_swish",
+    nn.functional.hardsigmoid: "hard_sigmoid",
+    nn.functional.silu: "silu",
+    "relu": "relu",
+    "sigmoid": "sigmoid",
+    "tanh": "tanh",
+}
+NONNEGATIVE = ("relu", "relu6", "hard_sigmoid", "sigmoid")
+BINARY = {
+    operator.add: "add",
+    operator.iadd: "add",
+    torch.add: "add",
+    "add": "add",
+    operator.sub: "sub",
+    torch.sub: "sub",
+    "sub": "sub",
+    operator.mul: "mul",
+    operator.imul: "mul",
+    torch.mul: "mul",
+    "mul": "mul",
+}
+AS_MODULES = {
+    nn.functional.max_pool2d: nn.MaxPool2d,
+    nn.functional.avg_pool2d: nn.AvgPool2d,
+    nn.functional.adaptive_avg_pool2d: nn.AdaptiveAvgPool2d,
+}
+IDENTITIES = (nn.functional.dropout, stochastic_depth)  # outside training
+KEEPS_SIGN = ("max_pool", "average_pool", "mean", "concat")  # non-negative where all its inputs are
 
 
 @dataclass
@@ -48,6 +95,15 @@ def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else tuple(value)
 
 
+def _axes(node: fx.Node) -> tuple[int, ...]:
+    axes = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else ())
+    return (axes,) if isinstance(axes, int) else tuple(axes)
+
+
+def _bias(module: nn.Conv2d | nn.Linear) -> np.ndarray:
+    return np.zeros(len(module.weight), np.float32) if module.bias is None else module.bias.detach().numpy()
+
+
 class _Reader:
     """Walks a traced module and collects nodes and problems."""
 
@@ -56,6 +112,7 @@ class _Reader:
         self.graph = graph
         self.alias: dict[str, str] = {}
         self.nonnegative: set[str] = set()
+        self.maps: dict[str, tuple[int, ...]] = {}  # shapes of what is flattened before a Linear
         self.problems: list[str] = []
 
     def read(self) -> None:
@@ -89,7 +146,7 @@ class _Reader:
         inputs = tuple(self.alias.get(n.name, n.name) for n in node.all_input_nodes)
         self.graph.nodes.append(Node(node.name, op, inputs, self._shape(node), **fields))
         self.alias[node.name] = node.name
-        if op == "relu" or op in ("max_pool", "mean") and inputs[0] in self.nonnegative:
+        if op in NONNEGATIVE or op in KEEPS_SIGN and self.nonnegative.issuperset(inputs):
             self.nonnegative.add(node.name)
 
     def _same(self, node: fx.Node) -> None:
@@ -100,34 +157,55 @@ class _Reader:
         match module:
             case nn.Conv2d():
                 self._conv(node, module)
-            case nn.ReLU():
-                self._add(node, "relu")
+            case nn.Linear():
+                self._linear(node, module)
+            case nn.BatchNorm2d():
+                self._batch_norm(node, module)
             case nn.MaxPool2d():
                 self._max_pool(node, module)
+            case nn.AvgPool2d():
+                self._average_pool(node, module)
             case nn.AdaptiveAvgPool2d() if _pair(module.output_size) == (1, 1):
                 self._global_mean(node)
             case nn.Identity() | nn.Dropout() | nn.Flatten():
                 self._flatten_or_same(node)
+            case _ if type(module) in ACTIVATIONS:
+                self._add(node, ACTIVATIONS[type(module)])
             case _:
                 self._problem(node, f"{type(module).__name__} is not supported", "replace it by a supported layer")
 
     def _conv(self, node: fx.Node, module: nn.Conv2d) -> None:
-        if module.groups != 1 or module.dilation != (1, 1) or module.padding_mode != "zeros":
-            self._problem(
-                node,
-                f"Conv2d with groups={module.groups}, dilation={module.dilation}, padding_mode={module.padding_mode!r}",
-                "use groups=1, dilation=1 and zero padding",
-            )
+        if module.padding_mode != "zeros":
+            self._problem(node, f"Conv2d with padding_mode={module.padding_mode!r}", "use zero padding")
             return
         weight = module.weight.detach().numpy()
-        bias = np.zeros(len(weight), np.float32) if module.bias is None else module.bias.detach().numpy()
         padding = (0, 0) if module.padding == "valid" else module.padding
         if isinstance(padding, str):
-            self._problem(node, f"Conv2d with padding={padding!r}", "give the padding as numbers")
-            return
+            reach = [d * (k - 1) for k, d in zip(module.kernel_size, module.dilation, strict=True)]
+            if any(r % 2 for r in reach):
+                self._problem(node, "Conv2d with padding='same' and an even kernel", "give the padding as numbers")
+                return
+            padding = tuple(r // 2 for r in reach)
         self._add(
-            node, "conv", kernel=module.kernel_size, stride=module.stride, padding=padding, weight=weight, bias=bias
-        )
+            node, "conv", kernel=module.kernel_size, stride=module.stride, padding=padding, dilation=module.dilation,
+            groups=module.groups, weight=weight, bias=_bias(module),
+        )  # fmt: skip
+
+    def _linear(self, node: fx.Node, module: nn.Linear) -> None:
+        if len(self._shape(node.all_input_nodes[0])) != 1:
+            self._problem(node, "Linear over the last axis of a map", "flatten before it, or use a 1x1 Conv2d")
+            return
+        source = self.alias.get(node.all_input_nodes[0].name, node.all_input_nodes[0].name)
+        channels, height, width = self.maps.get(source, (module.in_features, 1, 1))
+        weight = module.weight.detach().numpy().reshape(-1, channels, height, width)
+        self._add(node, "conv", kernel=(height, width), weight=weight, bias=_bias(module))
+
+    def _batch_norm(self, node: fx.Node, module: nn.BatchNorm2d) -> None:
+        scale = (module.running_var + module.eps).rsqrt()
+        scale = scale if module.weight is None else scale * module.weight
+        shift = -module.running_mean * scale if module.bias is None else module.bias - module.running_mean * scale
+        weight, bias = (value.detach().numpy() for value in (scale[:, None, None, None], shift))
+        self._add(node, "conv", groups=module.num_features, weight=weight, bias=bias)
 
     def _max_pool(self, node: fx.Node, module: nn.MaxPool2d) -> None:
         padding = _pair(module.padding)
@@ -139,6 +217,15 @@ class _Reader:
         else:
             self._add(node, "max_pool", kernel=_pair(module.kernel_size), stride=_pair(module.stride), padding=padding)
 
+    def _average_pool(self, node: fx.Node, module: nn.AvgPool2d) -> None:
+        padding = _pair(module.padding)
+        if module.ceil_mode or module.divisor_override or padding != (0, 0) and not module.count_include_pad:
+            what = "AvgPool2d with ceil_mode, divisor_override or padding that does not count"
+            self._problem(node, what, "use the defaults")
+        else:
+            stride = _pair(module.stride)
+            self._add(node, "average_pool", kernel=_pair(module.kernel_size), stride=stride, padding=padding)
+
     def _global_mean(self, node: fx.Node) -> None:
         if self._shape(node.all_input_nodes[0])[1:] == (1, 1):
             self._same(node)
@@ -146,20 +233,33 @@ class _Reader:
             self._add(node, "mean")
 
     def _flatten_or_same(self, node: fx.Node) -> None:
-        before = self._shape(node.all_input_nodes[0])
+        source = node.all_input_nodes[0]
+        before = self._shape(source)
         if len(before) == 3 and before != self._shape(node) and before[1:] != (1, 1):
-            self._problem(node, f"flattens a {before[1]}x{before[2]} map", "pool it to 1x1 first")
-        else:
-            self._same(node)
+            self.maps[self.alias.get(source.name, source.name)] = before
+            if any(not self._is_linear(user) for user in node.users):
+                self._problem(node, f"flattens a {before[1]}x{before[2]} map", "pool it to 1x1 first")
+        self._same(node)
+
+    def _is_linear(self, node: fx.Node) -> bool:
+        return node.op == "call_module" and isinstance(self.traced.get_submodule(node.target), nn.Linear)
 
     def _function(self, node: fx.Node) -> None:
-        target = node.target
-        if target in (operator.add, operator.iadd, torch.add) and len(node.all_input_nodes) == 2 and not node.kwargs:
-            self._add(node, "add")
-        elif target in (torch.relu, nn.functional.relu) or target == "relu":
-            self._add(node, "relu")
+        target, extra = node.target, set(node.kwargs) - {"inplace"}
+        if target in BINARY and len(node.all_input_nodes) == 2 and not extra:
+            self._add(node, BINARY[target])
+        elif target in ACTIVATIONS and not extra:
+            self._add(node, ACTIVATIONS[target])
+        elif target in AS_MODULES:
+            self._module(node, AS_MODULES[target](*node.args[1:], **node.kwargs))
+        elif target in IDENTITIES:
+            self._same(node)
         elif target is torch.flatten or target == "flatten":
             self._flatten_or_same(node)
+        elif target in (torch.mean, "mean") and {2, 3} == {axis % 4 for axis in _axes(node)}:
+            self._global_mean(node)
+        elif target in (torch.cat, torch.concat) and 1 in (*node.args[1:], node.kwargs.get("dim")):
+            self._add(node, "concat")
         else:
             name = getattr(target, "__name__", str(target))
             self._problem(node, f"{name} is not supported", "replace it by a supported layer")

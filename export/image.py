@@ -8,15 +8,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from entropi.export.integer import ADD, CONV, KIND_NAMES, MEAN, Layer, Network
+from entropi.export.integer import CONV, COPY, KIND_NAMES, MEAN, SOFTMAX, TABLE, Layer, Network
 from entropi.export.plan import Place, plan
 
 MAGIC = b"ENTR"
-VERSION = 1
+VERSION = 2
 HEADER = struct.Struct("<4sHHIHHHHIIIffIIIb3xII")
 TENSOR = struct.Struct("<IHHHBBBBbx")
-LAYER = struct.Struct("<BBHHHBBBBBBbbIII")
+LAYER = struct.Struct("<BBHHHBBBBBBBBHbbIII")
 SPARSE, DENSE = 0, 1
+OVER_BORDER, CLIPPED = 0, 1
 NO_TENSOR = 0xFFFF
 ESCAPE = 255
 INT32_MAX = (1 << 31) - 1
@@ -106,9 +107,9 @@ def _check(network: Network, layer: Layer, places: dict[int, Place]) -> None:
         raise ImageError(
             f"{layer.name}: a mean of {source.height * source.width} values; the format holds {MAX_MEAN}; pool first"
         )
-    largest = max(*layer.kernel, *layer.stride, *layer.pad)
+    largest = max(*layer.kernel, *layer.stride, *layer.pad, *layer.dilation)
     if largest > 255:
-        raise ImageError(f"{layer.name}: kernel, stride or padding of {largest}; the format holds 255")
+        raise ImageError(f"{layer.name}: kernel, stride, padding or dilation of {largest}; the format holds 255")
 
 
 def write_image(network: Network, centering: Centering) -> tuple[bytes, list[LayerReport]]:
@@ -131,27 +132,33 @@ def write_image(network: Network, centering: Centering) -> tuple[bytes, list[Lay
     for layer in network.layers:
         _check(network, layer, places)
         out = network.tensors[layer.output]
-        encoding, weights_at, weights = SPARSE, 0, b""
+        encoding, weights_at, weights = CLIPPED if layer.clipped else OVER_BORDER, 0, b""
         if layer.kind == CONV:
             rows = layer.weight.reshape(len(layer.weight), -1)
-            weights = encode_rows(rows)
+            encoding, weights = SPARSE, encode_rows(rows)
             if rows.size <= len(weights):
                 encoding, weights = DENSE, rows.tobytes()
             else:
                 row_entries = max(row_entries, int(np.count_nonzero(rows, axis=1).max()))
             parameters = _conv_parameters(layer)
             weights_at = append(weights)
+        elif layer.kind in (TABLE, SOFTMAX):
+            parameters = layer.table.tobytes()
         else:
             parameters = b"".join(struct.pack("<ii", *s) for s in layer.scales)
         parameters_at = append(parameters) if parameters else HEADER.size
-        second = numbers[layer.inputs[1]] if layer.kind == ADD else NO_TENSOR
+        second = numbers[layer.inputs[1]] if len(layer.inputs) > 1 else NO_TENSOR
+        if layer.kind == COPY:
+            second = layer.first
         records.append(
             LAYER.pack(
                 layer.kind, encoding, numbers[layer.inputs[0]], second, numbers[layer.output], *layer.kernel,
-                *layer.stride, *layer.pad, layer.low, layer.high, parameters_at, weights_at, len(weights),
+                *layer.stride, *layer.pad, *layer.dilation, layer.groups, layer.low, layer.high, parameters_at,
+                weights_at, len(weights),
             )
         )  # fmt: skip
-        reports.append(_report(network, layer, encoding, len(weights) + len(parameters)))
+        stored = ("sparse", "dense")[encoding] if layer.kind == CONV else ""
+        reports.append(_report(network, layer, stored, len(weights) + len(parameters)))
 
     tensors_at = append(b"".join(_tensor_record(network, index, places[index]) for index in sorted(places)))
     layers_at = append(b"".join(records))
@@ -174,20 +181,19 @@ def _tensor_record(network: Network, index: int, place: Place) -> bytes:
     return TENSOR.pack(place.offset, *t.shape, *place.border, t.zero_point)
 
 
-def _report(network: Network, layer: Layer, encoding: int, size: int) -> LayerReport:
+def _report(network: Network, layer: Layer, encoding: str, size: int) -> LayerReport:
     out = network.tensors[layer.output]
     positions = out.height * out.width
     weights = 0 if layer.weight is None else layer.weight.size
     nonzeros = 0 if layer.weight is None else int(np.count_nonzero(layer.weight))
-    names = {SPARSE: "sparse", DENSE: "dense"}
     return LayerReport(
         name=layer.name,
         kind=KIND_NAMES[layer.kind],
         shape=out.shape,
-        encoding=names[encoding] if layer.kind == CONV else "",
+        encoding=encoding,
         weights=weights,
         nonzeros=nonzeros,
-        macs=(nonzeros if encoding == SPARSE else weights) * positions,
+        macs=(nonzeros if encoding == "sparse" else weights) * positions,
         dense_macs=weights * positions,
         bytes=size,
     )

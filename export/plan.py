@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from entropi.export.integer import CONV, MAX_POOL, Network
+from entropi.export.integer import WINDOWED, Network
 
 ALIGNMENT = 4
 
@@ -22,10 +22,10 @@ def borders(network: Network) -> dict[int, tuple[int, int, int, int]]:
     """The border each tensor needs so that every window of every reader stays inside it."""
     need = {index: [0, 0, 0, 0] for index in network.tensors}
     for layer in network.layers:
-        if layer.kind not in (CONV, MAX_POOL):
+        if layer.kind not in WINDOWED or layer.clipped:
             continue
         source, out = network.tensors[layer.inputs[0]], network.tensors[layer.output]
-        sizes = zip(source.shape[1:], out.shape[1:], layer.kernel, layer.stride, layer.pad, strict=True)
+        sizes = zip(source.shape[1:], out.shape[1:], layer.extent, layer.stride, layer.pad, strict=True)
         after = [(o - 1) * s + k - p - n for n, o, k, s, p in sizes]
         border = need[layer.inputs[0]]
         border[:] = [max(x) for x in zip(border, (*layer.pad, *after), strict=True)]

@@ -38,17 +38,53 @@ class Network(tf.Module):
 
     def conv(self, node, x):
         weight = self.tensors[node["name"] + ".weight"].transpose(2, 3, 1, 0)
-        y = tf.nn.conv2d(self._pad(node, x), weight, node["stride"], "VALID", name=_scope(node))
-        return tf.nn.bias_add(y, self.tensors[node["name"] + ".bias"], name=_scope(node))
-
-    def relu(self, node, x):
-        return tf.nn.relu(x, name=_scope(node))
+        x, stride, dilation, name = self._pad(node, x), node["stride"], node["dilation"], _scope(node)
+        if node["groups"] == x.shape[3] > 1 and stride[0] == stride[1]:
+            h, w, _, out = weight.shape
+            weight = weight.reshape(h, w, x.shape[3], out // x.shape[3])
+            y = tf.nn.depthwise_conv2d(x, weight, [1, *stride, 1], "VALID", dilations=dilation, name=name)
+        else:
+            y = tf.nn.conv2d(x, weight, stride, "VALID", dilations=dilation, name=name)
+        return tf.nn.bias_add(y, self.tensors[node["name"] + ".bias"], name=name)
 
     def max_pool(self, node, x):
         return tf.nn.max_pool2d(self._pad(node, x), node["kernel"], node["stride"], "VALID", name=_scope(node))
 
+    def average_pool(self, node, x):
+        return tf.nn.avg_pool2d(self._pad(node, x), node["kernel"], node["stride"], "VALID", name=_scope(node))
+
     def add(self, node, a, b):
         return tf.add(a, b, name=_scope(node))
+
+    def sub(self, node, a, b):
+        return tf.subtract(a, b, name=_scope(node))
+
+    def mul(self, node, a, b):
+        return tf.multiply(a, b, name=_scope(node))
+
+    def concat(self, node, *parts):
+        return tf.concat(parts, 3, name=_scope(node))
+
+    def relu(self, node, x):
+        return tf.nn.relu(x, name=_scope(node))
+
+    def relu6(self, node, x):
+        return tf.nn.relu6(x, name=_scope(node))
+
+    def hard_swish(self, node, x):
+        return tf.multiply(x, tf.nn.relu6(x + 3.0) * (1 / 6), name=_scope(node))
+
+    def hard_sigmoid(self, node, x):
+        return tf.multiply(tf.nn.relu6(x + 3.0), 1 / 6, name=_scope(node))
+
+    def sigmoid(self, node, x):
+        return tf.sigmoid(x, name=_scope(node))
+
+    def silu(self, node, x):
+        return tf.multiply(x, tf.sigmoid(x), name=_scope(node))
+
+    def tanh(self, node, x):
+        return tf.tanh(x, name=_scope(node))
 
     def mean(self, node, x):
         return tf.reduce_mean(x, [1, 2], keepdims=True, name=_scope(node))

@@ -1,4 +1,5 @@
-/* CONV_2D. A row holds the weights of one output channel, in the order input channel, kernel row, kernel column. The
+/* CONV_2D, DEPTHWISE_CONV_2D and FULLY_CONNECTED. The output channels of a group read the input channels of that group
+ * alone. A row holds the weights of one output channel, in the order input channel, kernel row, kernel column. The
  * input's zero point is folded into the bias, and the input's border holds the zero point, so that a weight costs one
  * load and one multiply-accumulate at every output position. Output positions are computed in tiles whose sums stay in
  * registers while the row is walked once. */
@@ -11,13 +12,18 @@ typedef struct {
     int8_t zero_point, low, high;
 } geometry;
 
-/* Weights of one output channel: a list of `count` packed weights, or all of them, which `in` and `l` then shape. */
+/* How a dense row is walked: how far inputs of neighbouring channels, kernel rows and kernel columns lie apart. */
+typedef struct {
+    uint32_t channels, rows, columns;
+    uint32_t plane, down, across;
+} shape;
+
+/* Weights of one output channel: a list of `count` packed weights, or all of them, as `shape` says. */
 typedef struct {
     const uint32_t *packed;
     uint32_t count;
     const int8_t *dense;
-    const layer *l;
-    const tensor *in;
+    const shape *shape;
     int32_t bias, multiplier;
     int shift;
 } channel;
@@ -32,11 +38,13 @@ static inline int32_t packed_value(uint32_t w) { return (int8_t)w; }
 #define FOR_EACH_WEIGHT(k, is_dense, x, each)                                                                          \
     if (is_dense) {                                                                                                    \
         const int8_t *weight = (k)->dense, *plane = (x);                                                               \
-        for (uint32_t c = 0; c < (k)->in->channels; c++, plane += (k)->in->plane) {                                    \
+        for (uint32_t c = 0; c < (k)->shape->channels; c++, plane += (k)->shape->plane) {                              \
             const int8_t *line = plane;                                                                                \
-            for (uint32_t ky = 0; ky < (k)->l->kernel_h; ky++, line += (k)->in->pitch)                                 \
-                for (uint32_t kx = 0; kx < (k)->l->kernel_w; kx++, weight++)                                           \
-                    each((int32_t)*weight, line + kx)                                                                  \
+            for (uint32_t ky = 0; ky < (k)->shape->rows; ky++, line += (k)->shape->down) {                             \
+                const int8_t *tap = line;                                                                              \
+                for (uint32_t kx = 0; kx < (k)->shape->columns; kx++, weight++, tap += (k)->shape->across)             \
+                    each((int32_t)*weight, tap)                                                                        \
+            }                                                                                                          \
         }                                                                                                              \
     } else {                                                                                                           \
         for (const uint32_t *w = (k)->packed, *end = w + (k)->count; w != end; w++)                                    \
@@ -197,7 +205,7 @@ static void plan_walk(walk *k, const layer *l, const tensor *in)
     uint32_t *offset = k->offsets;
     for (uint32_t y = 0; y < l->kernel_h; y++)
         for (uint32_t x = 0; x < l->kernel_w; x++)
-            *offset++ = y * in->pitch + x;
+            *offset++ = y * l->dilation_h * in->pitch + x * l->dilation_w;
 }
 
 /* Decode the reader's next row into packed weights; returns how many. */
@@ -238,7 +246,15 @@ void run_conv(const uint8_t *image, const layer *l, const tensor *in, const tens
         .low = l->low,
         .high = l->high,
     };
-    const uint32_t rows = out->channels;
+    const uint32_t rows = out->channels, rows_a_group = rows / l->groups;
+    const shape dense = {
+        .channels = (uint32_t)in->channels / l->groups,
+        .rows = l->kernel_h,
+        .columns = l->kernel_w,
+        .plane = in->plane,
+        .down = l->dilation_h * in->pitch,
+        .across = l->dilation_w,
+    };
     const uint8_t *biases = image + l->parameters_at, *multipliers = biases + 4 * rows;
     const int8_t *shifts = (const int8_t *)multipliers + 4 * rows;
     const uint8_t *weights = image + l->weights_at;
@@ -249,11 +265,12 @@ void run_conv(const uint8_t *image, const layer *l, const tensor *in, const tens
     if (!is_dense)
         reader = open_rows(weights, rows);
     for (uint32_t c = 0; c < rows; c++, g.output += out->plane) {
+        if (c && c % rows_a_group == 0)
+            g.input += dense.channels * in->plane;
         channel k = {
             .packed = row,
-            .dense = (const int8_t *)weights + c * in->channels * steps.taps,
-            .l = l,
-            .in = in,
+            .dense = (const int8_t *)weights + c * dense.channels * steps.taps,
+            .shape = &dense,
             .bias = load_i32(biases + 4 * c),
             .multiplier = load_i32(multipliers + 4 * c),
             .shift = shifts[c],

@@ -55,13 +55,29 @@ static void run_layer(const uint8_t *image, const image_header *h, const layer *
         run_conv(image, l, &in, out, activations, row);
         break;
     case LAYER_MAX_POOL:
-        run_max_pool(l, &in, out, activations);
+    case LAYER_AVERAGE_POOL:
+        run_pool(l, &in, out, activations);
         break;
-    case LAYER_ADD: {
+    case LAYER_ADD:
+    case LAYER_SUB: {
         const tensor second = read_tensor(image, h, l->second);
         run_add(image, l, &in, &second, out, activations);
         break;
     }
+    case LAYER_MUL: {
+        const tensor second = read_tensor(image, h, l->second);
+        run_mul(image, l, &in, &second, out, activations);
+        break;
+    }
+    case LAYER_TABLE:
+        run_table(image, l, &in, out, activations);
+        break;
+    case LAYER_SOFTMAX:
+        run_softmax(image, l, &in, out, activations);
+        break;
+    case LAYER_COPY:
+        run_copy(l, &in, out, activations);
+        break;
     default:
         run_mean(image, l, &in, out, activations);
     }

@@ -55,11 +55,14 @@ layer read_layer(const uint8_t *image, const image_header *header, uint32_t inde
         .stride_w = p[11],
         .pad_top = p[12],
         .pad_left = p[13],
-        .low = (int8_t)p[14],
-        .high = (int8_t)p[15],
-        .parameters_at = load_u32(p + 16),
-        .weights_at = load_u32(p + 20),
-        .weights_length = load_u32(p + 24),
+        .dilation_h = p[14],
+        .dilation_w = p[15],
+        .groups = load_u16(p + 16),
+        .low = (int8_t)p[18],
+        .high = (int8_t)p[19],
+        .parameters_at = load_u32(p + 20),
+        .weights_at = load_u32(p + 24),
+        .weights_length = load_u32(p + 28),
     };
 }
 
@@ -76,13 +79,34 @@ static int tensor_fits(const image_header *header, const tensor *t)
            t->offset + t->channels * plane <= header->activation_bytes;
 }
 
+/* Along one axis: from the window's first value to its last, both included. */
+static uint32_t extent(uint8_t kernel, uint8_t dilation) { return (kernel - 1u) * dilation + 1u; }
+
 /* Every window of the layer stays inside the input's border. */
 static int windows_fit(const layer *l, const tensor *in, const tensor *out)
 {
-    return l->kernel_h && l->kernel_w && l->stride_h && l->stride_w && l->pad_top <= in->top &&
-           l->pad_left <= in->left &&
-           (uint32_t)(out->height - 1) * l->stride_h + l->kernel_h <= (uint32_t)l->pad_top + in->height + in->bottom &&
-           (uint32_t)(out->width - 1) * l->stride_w + l->kernel_w <= (uint32_t)l->pad_left + in->width + in->right;
+    if (!l->kernel_h || !l->kernel_w || !l->stride_h || !l->stride_w || !l->dilation_h || !l->dilation_w)
+        return 0;
+    const uint32_t down = (out->height - 1u) * l->stride_h + extent(l->kernel_h, l->dilation_h);
+    const uint32_t across = (out->width - 1u) * l->stride_w + extent(l->kernel_w, l->dilation_w);
+    return l->pad_top <= in->top && l->pad_left <= in->left && down <= (uint32_t)l->pad_top + in->height + in->bottom &&
+           across <= (uint32_t)l->pad_left + in->width + in->right;
+}
+
+/* Along one axis: every window, cut off at the edges, holds a value. */
+static int meets(uint32_t size, uint32_t outputs, uint8_t kernel, uint8_t stride, uint8_t pad)
+{
+    return stride && pad < kernel && (outputs - 1u) * stride < size + pad;
+}
+
+static int pool_fits(const layer *l, const tensor *in, const tensor *out)
+{
+    if (in->channels != out->channels)
+        return 0;
+    if (l->encoding == WINDOW_CLIPPED)
+        return meets(in->height, out->height, l->kernel_h, l->stride_h, l->pad_top) &&
+               meets(in->width, out->width, l->kernel_w, l->stride_w, l->pad_left);
+    return l->encoding == WINDOW_OVER_BORDER && windows_fit(l, in, out);
 }
 
 static int scale_fits(const uint8_t *multiplier, int shift)
@@ -161,6 +185,9 @@ static int conv_fits(const uint8_t *image, const image_header *header, const lay
                      const tensor *out, uint32_t *stored)
 {
     const uint32_t taps = (uint32_t)l->kernel_h * l->kernel_w, rows = out->channels;
+    if (!l->groups || in->channels % l->groups || rows % l->groups)
+        return 0;
+    const uint32_t row_length = in->channels / l->groups * taps;
     if (!windows_fit(l, in, out) || taps > MAX_TAPS || (uint64_t)in->channels * in->plane > 1u << 24 ||
         !inside(header, l->parameters_at, 9u * rows) || !inside(header, l->weights_at, l->weights_length))
         return 0;
@@ -169,14 +196,21 @@ static int conv_fits(const uint8_t *image, const image_header *header, const lay
     for (uint32_t row = 0; row < rows; row++)
         if (!scale_fits(multipliers + 4 * row, shifts[row]))
             return 0;
-    return l->encoding == WEIGHTS_SPARSE  ? sparse_fits(image, header, l, rows, in->channels * taps, stored)
-           : l->encoding == WEIGHTS_DENSE ? dense_fits(image, l, rows, in->channels * taps, stored)
+    return l->encoding == WEIGHTS_SPARSE  ? sparse_fits(image, header, l, rows, row_length, stored)
+           : l->encoding == WEIGHTS_DENSE ? dense_fits(image, l, rows, row_length, stored)
                                           : 0;
 }
 
 static int same_shape(const tensor *a, const tensor *b)
 {
     return a->channels == b->channels && a->height == b->height && a->width == b->width;
+}
+
+/* b has a's size or 1 along every axis */
+static int spreads_over(const tensor *a, const tensor *b)
+{
+    return (b->channels == a->channels || b->channels == 1) && (b->height == a->height || b->height == 1) &&
+           (b->width == a->width || b->width == 1);
 }
 
 /* `count` pairs of multiplier and shift, int32 each, as add and mean have them */
@@ -186,6 +220,17 @@ static int scales_fit(const uint8_t *image, const image_header *header, const la
         return 0;
     for (const uint8_t *p = image + l->parameters_at; count--; p += 8)
         if (!scale_fits(p, load_i32(p + 4)))
+            return 0;
+    return 1;
+}
+
+/* The exponentials are never negative, the first is not too small, and so few that their sum shifts by 31 at most. */
+static int softmax_fits(const uint8_t *image, const image_header *header, const layer *l, uint32_t channels)
+{
+    if (channels > MAX_SOFTMAX || !inside(header, l->parameters_at, SOFTMAX_BYTES) || load_i32(image + l->parameters_at) < 1 << 12)
+        return 0;
+    for (uint32_t i = 0; i < SOFTMAX_BYTES; i += 4)
+        if (load_i32(image + l->parameters_at + i) < 0)
             return 0;
     return 1;
 }
@@ -202,11 +247,18 @@ entropi_status validate_layers(const uint8_t *image, const image_header *header,
         int fits = 0;
         if (l.kind == LAYER_CONV) {
             fits = conv_fits(image, header, &l, &in, &out, &stored);
-        } else if (l.kind == LAYER_MAX_POOL) {
-            fits = windows_fit(&l, &in, &out) && in.channels == out.channels;
-        } else if (l.kind == LAYER_ADD && l.second < header->tensors) {
+        } else if (l.kind == LAYER_MAX_POOL || l.kind == LAYER_AVERAGE_POOL) {
+            fits = pool_fits(&l, &in, &out);
+        } else if ((l.kind == LAYER_ADD || l.kind == LAYER_SUB || l.kind == LAYER_MUL) && l.second < header->tensors) {
             const tensor second = read_tensor(image, header, l.second);
-            fits = same_shape(&in, &out) && same_shape(&second, &out) && scales_fit(image, header, &l, 3);
+            fits = same_shape(&in, &out) && spreads_over(&out, &second) &&
+                   scales_fit(image, header, &l, l.kind == LAYER_MUL ? 1 : 3);
+        } else if (l.kind == LAYER_COPY) {
+            fits = in.height == out.height && in.width == out.width && l.second + in.channels <= out.channels;
+        } else if (l.kind == LAYER_SOFTMAX) {
+            fits = same_shape(&in, &out) && softmax_fits(image, header, &l, in.channels);
+        } else if (l.kind == LAYER_TABLE) {
+            fits = same_shape(&in, &out) && inside(header, l.parameters_at, TABLE_BYTES);
         } else if (l.kind == LAYER_MEAN) {
             fits = in.channels == out.channels && out.height == 1 && out.width == 1 &&
                    (uint32_t)in.height * in.width < 1u << 21 && scales_fit(image, header, &l, 1);

@@ -11,9 +11,22 @@
 #define SPECIALISE static inline
 #endif
 
-enum { HEADER_BYTES = 64, TENSOR_BYTES = 16, LAYER_BYTES = 28, CRC_BYTES = 4 };
-enum { LAYER_CONV = 1, LAYER_MAX_POOL = 2, LAYER_ADD = 3, LAYER_MEAN = 4 };
+enum { HEADER_BYTES = 64, TENSOR_BYTES = 16, LAYER_BYTES = 32, CRC_BYTES = 4 };
+enum {
+    LAYER_CONV = 1,
+    LAYER_MAX_POOL = 2,
+    LAYER_ADD = 3,
+    LAYER_MEAN = 4,
+    LAYER_AVERAGE_POOL = 5,
+    LAYER_SUB = 6,
+    LAYER_MUL = 7,
+    LAYER_TABLE = 8,
+    LAYER_COPY = 9,
+    LAYER_SOFTMAX = 10
+};
 enum { WEIGHTS_SPARSE = 0, WEIGHTS_DENSE = 1 };
+enum { WINDOW_OVER_BORDER = 0, WINDOW_CLIPPED = 1 }; /* what a pool does at the edge */
+enum { TABLE_BYTES = 256, SOFTMAX_BYTES = 1024, MAX_SOFTMAX = 256 };
 enum { ESCAPE = 255, MAX_TAPS = 121, ADD_HEADROOM_BITS = 20 };
 
 /* The image is little-endian and read byte by byte: no alignment is asked of it, and no byte order of the core. */
@@ -52,8 +65,8 @@ typedef struct {
 
 typedef struct {
     uint8_t kind, encoding;
-    uint16_t input, second, output;
-    uint8_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left;
+    uint16_t input, second, output, groups;
+    uint8_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w;
     int8_t low, high; /* clamp of the output */
     uint32_t parameters_at, weights_at, weights_length;
 } layer;
@@ -79,9 +92,14 @@ row_reader open_rows(const uint8_t *weights, uint32_t rows);
 /* The layer kernels: activations is the start of the activation bytes, row the scratch for one decoded row. */
 void run_conv(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations,
               uint32_t *row);
-void run_max_pool(const layer *l, const tensor *in, const tensor *out, int8_t *activations);
+void run_pool(const layer *l, const tensor *in, const tensor *out, int8_t *activations);
 void run_add(const uint8_t *image, const layer *l, const tensor *a, const tensor *b, const tensor *out,
              int8_t *activations);
+void run_mul(const uint8_t *image, const layer *l, const tensor *a, const tensor *b, const tensor *out,
+             int8_t *activations);
+void run_table(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations);
+void run_copy(const layer *l, const tensor *in, const tensor *out, int8_t *activations);
+void run_softmax(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations);
 void run_mean(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations);
 
 /* round(x * multiplier / 2^31 * 2^shift), rounded twice as TFLM's default build does: first half up, then half away

@@ -1,23 +1,67 @@
 /* Pooling and elementwise layers, each after the TFLM operator it names. */
 #include "internal.h"
 
-/* MAX_POOL_2D; padding takes part as the border's value, as after an explicit PAD. */
-void run_max_pool(const layer *l, const tensor *in, const tensor *out, int8_t *activations)
+SPECIALISE void pool(const layer *l, const tensor *in, const tensor *out, int8_t *activations, int average)
 {
-    for (uint32_t c = 0; c < out->channels; c++)
-        for (uint32_t y = 0; y < out->height; y++)
-            for (uint32_t x = 0; x < out->width; x++) {
-                const int8_t *window = activations + interior(in) + c * in->plane + y * l->stride_h * in->pitch +
-                                       x * l->stride_w - l->pad_top * in->pitch - l->pad_left;
-                int8_t best = -128;
-                for (uint32_t ky = 0; ky < l->kernel_h; ky++, window += in->pitch)
-                    for (uint32_t kx = 0; kx < l->kernel_w; kx++)
-                        best = window[kx] > best ? window[kx] : best;
-                activations[interior(out) + c * out->plane + y * out->pitch + x] = clamp_i8(best, l->low, l->high);
+    const int clipped = l->encoding == WINDOW_CLIPPED;
+    for (uint32_t y = 0; y < out->height; y++)
+        for (uint32_t x = 0; x < out->width; x++) {
+            const int32_t top = (int32_t)(y * l->stride_h) - l->pad_top, left = (int32_t)(x * l->stride_w) - l->pad_left;
+            int32_t y0 = top, y1 = top + l->kernel_h, x0 = left, x1 = left + l->kernel_w;
+            if (clipped) {
+                y0 = y0 < 0 ? 0 : y0, y1 = y1 > in->height ? in->height : y1;
+                x0 = x0 < 0 ? 0 : x0, x1 = x1 > in->width ? in->width : x1;
             }
+            const int32_t count = (y1 - y0) * (x1 - x0);
+            const int8_t *plane = activations + interior(in) + y0 * (int32_t)in->pitch + x0;
+            int8_t *to = activations + interior(out) + y * out->pitch + x;
+            for (uint32_t c = 0; c < out->channels; c++, plane += in->plane, to += out->plane) {
+                const int8_t *line = plane;
+                int32_t value = average ? 0 : -128;
+                for (int32_t rows = y1 - y0; rows--; line += in->pitch)
+                    for (int32_t i = 0; i < x1 - x0; i++)
+                        value = average ? value + line[i] : line[i] > value ? line[i] : value;
+                if (average)
+                    value = (value + (value > 0 ? count / 2 : -(count / 2))) / count;
+                *to = clamp_i8(value, l->low, l->high);
+            }
+        }
 }
 
-/* ADD: both inputs are brought to a common scale with ADD_HEADROOM_BITS more bits. */
+static void max_pool(const layer *l, const tensor *in, const tensor *out, int8_t *activations)
+{
+    pool(l, in, out, activations, 0);
+}
+
+static void average_pool(const layer *l, const tensor *in, const tensor *out, int8_t *activations)
+{
+    pool(l, in, out, activations, 1);
+}
+
+/* MAX_POOL_2D and AVERAGE_POOL_2D. Padding takes part as the border's value, as after an explicit PAD, or, where the
+ * windows are clipped, not at all. */
+void run_pool(const layer *l, const tensor *in, const tensor *out, int8_t *activations)
+{
+    (l->kind == LAYER_MAX_POOL ? max_pool : average_pool)(l, in, out, activations);
+}
+
+/* The second operand of an elementwise layer, spread over the axes along which it has one value. */
+typedef struct {
+    const int8_t *values;
+    uint32_t plane, pitch, step;
+} operand;
+
+static operand spread(const tensor *t, const int8_t *activations)
+{
+    return (operand){
+        .values = activations + interior(t),
+        .plane = t->channels == 1 ? 0 : t->plane,
+        .pitch = t->height == 1 ? 0 : t->pitch,
+        .step = t->width == 1 ? 0 : 1,
+    };
+}
+
+/* ADD and SUB: both inputs are brought to a common scale with ADD_HEADROOM_BITS more bits. */
 void run_add(const uint8_t *image, const layer *l, const tensor *a, const tensor *b, const tensor *out,
              int8_t *activations)
 {
@@ -27,20 +71,66 @@ void run_add(const uint8_t *image, const layer *l, const tensor *a, const tensor
     const int32_t multiplier_out = load_i32(p + 16), shift_out = load_i32(p + 20);
     const int32_t zero_a = a->zero_point, zero_b = b->zero_point, zero_out = out->zero_point;
     const int32_t low = l->low, high = l->high;
+    const uint32_t flip = l->kind == LAYER_SUB ? UINT32_MAX : 0; /* x ^ flip - flip is x or -x */
+    const operand second = spread(b, activations);
     for (uint32_t c = 0; c < out->channels; c++)
         for (uint32_t y = 0; y < out->height; y++) {
             const int8_t *pa = activations + interior(a) + c * a->plane + y * a->pitch;
-            const int8_t *pb = activations + interior(b) + c * b->plane + y * b->pitch;
+            const int8_t *pb = second.values + c * second.plane + y * second.pitch;
             int8_t *to = activations + interior(out) + c * out->plane + y * out->pitch;
-            for (const int8_t *end = to + out->width; to != end;) {
+            for (const int8_t *end = to + out->width; to != end; pb += second.step) {
                 const int32_t va = (*pa++ - zero_a) * (1 << ADD_HEADROOM_BITS);
-                const int32_t vb = (*pb++ - zero_b) * (1 << ADD_HEADROOM_BITS);
+                const int32_t vb = (*pb - zero_b) * (1 << ADD_HEADROOM_BITS);
                 /* Unsigned: a hostile image may make these sums wrap. */
-                const int32_t sum = (int32_t)((uint32_t)requantise(va, multiplier_a, shift_a) +
-                                              (uint32_t)requantise(vb, multiplier_b, shift_b));
+                const uint32_t scaled_b = (uint32_t)requantise(vb, multiplier_b, shift_b);
+                const int32_t sum = (int32_t)((uint32_t)requantise(va, multiplier_a, shift_a) + (scaled_b ^ flip) - flip);
                 const int32_t scaled = requantise(sum, multiplier_out, shift_out);
                 *to++ = clamp_i8((int32_t)((uint32_t)scaled + (uint32_t)zero_out), low, high);
             }
+        }
+}
+
+/* MUL */
+void run_mul(const uint8_t *image, const layer *l, const tensor *a, const tensor *b, const tensor *out,
+             int8_t *activations)
+{
+    const int32_t multiplier = load_i32(image + l->parameters_at), shift = load_i32(image + l->parameters_at + 4);
+    const operand second = spread(b, activations);
+    for (uint32_t c = 0; c < out->channels; c++)
+        for (uint32_t y = 0; y < out->height; y++) {
+            const int8_t *pa = activations + interior(a) + c * a->plane + y * a->pitch;
+            const int8_t *pb = second.values + c * second.plane + y * second.pitch;
+            int8_t *to = activations + interior(out) + c * out->plane + y * out->pitch;
+            for (const int8_t *end = to + out->width; to != end; pb += second.step) {
+                const int32_t product = (*pa++ - a->zero_point) * (*pb - b->zero_point);
+                const int32_t scaled = requantise(product, multiplier, shift);
+                *to++ = clamp_i8((int32_t)((uint32_t)scaled + (uint32_t)out->zero_point), l->low, l->high);
+            }
+        }
+}
+
+/* Every operator of one int8 input alone, as the table of what it makes of -128, -127, ... 127. */
+void run_table(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations)
+{
+    const int8_t *table = (const int8_t *)image + l->parameters_at + 128;
+    for (uint32_t c = 0; c < out->channels; c++)
+        for (uint32_t y = 0; y < out->height; y++) {
+            const int8_t *from = activations + interior(in) + c * in->plane + y * in->pitch;
+            int8_t *to = activations + interior(out) + c * out->plane + y * out->pitch;
+            for (const int8_t *end = to + out->width; to != end;)
+                *to++ = table[*from++];
+        }
+}
+
+/* One input of CONCATENATION, from channel `second` of the output on. */
+void run_copy(const layer *l, const tensor *in, const tensor *out, int8_t *activations)
+{
+    for (uint32_t c = 0; c < in->channels; c++)
+        for (uint32_t y = 0; y < out->height; y++) {
+            const int8_t *from = activations + interior(in) + c * in->plane + y * in->pitch;
+            int8_t *to = activations + interior(out) + (l->second + c) * out->plane + y * out->pitch;
+            for (const int8_t *end = to + out->width; to != end;)
+                *to++ = *from++;
         }
 }
 

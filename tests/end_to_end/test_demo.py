@@ -11,7 +11,7 @@ from rich.console import Console
 from small_demo import tasks
 
 from entropi.device import Bundle, DeviceError, HeadConfig, HostDevice, measure
-from entropi.export.tflite import run_reference
+from entropi.export.tflm import run_reference
 from entropi.firmware_sim import BoardError, Simulator
 from entropi.host import demo
 from entropi.host.selection import Selection

@@ -12,10 +12,12 @@ import torch
 from ai_edge_litert.interpreter import Interpreter
 
 from entropi.device import Bundle, HostDevice, describe, toolchain
-from entropi.export import CheckError, OnnxError, encoder, export_pixels, tflite
+from entropi.export import CheckError, OnnxError, encoder, export_pixels
 from entropi.export.image import Centering, write_image
-from entropi.export.integer import CONV, from_tflite
+from entropi.export.integer import CONV
 from entropi.export.onnx import check_onnx, run_onnx
+from entropi.export.reader import from_tflite
+from entropi.export.tflm import run_reference
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +73,7 @@ def test_the_int8_model_loads_in_litert(bundle, model):
 
 
 def test_the_device_gives_tflite_micros_bytes(bundle, device, model, further):
-    expected = tflite.run_reference(model, bundle.preprocessing(further))
+    expected = run_reference(model, bundle.preprocessing(further))
     np.testing.assert_array_equal(np.stack([device.features(image) for image in further]), expected)
     assert len(np.unique(expected)) > 30, "features that are all alike prove nothing"
 
@@ -139,7 +141,7 @@ def test_the_first_layer_that_differs_is_named(bundle, model, number):
     values = bundle.golden()["input"]
     with pytest.raises(CheckError) as failed:
         encoder._check(model, network, image, bundle.preprocessing, values)
-    assert str(failed.value).startswith(f"layer {number} ({layer.name}) is the first to differ from TFLite: ")
+    assert str(failed.value).startswith(f"layer {number} ({layer.name}) is the first to differ from tflite-micro: ")
     assert str(failed.value).endswith(" values")
 
 

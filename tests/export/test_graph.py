@@ -22,27 +22,76 @@ def test_batch_norm_is_folded(network):
         np.testing.assert_allclose(graph.folded(x), module(x), rtol=0, atol=1e-5)
 
 
-def test_the_graph_computes_what_the_module_does(network):
+class Everything(nn.Module):
+    """Every operation there is, as a module, as a function or as a method."""
+
+    def __init__(self):
+        super().__init__()
+        self.depthwise = nn.Conv2d(4, 8, 3, (2, 1), 1, groups=4)
+        self.grouped = nn.Conv2d(8, 6, 3, padding="same", dilation=2, groups=2, bias=False)
+        self.norm = nn.BatchNorm2d(6)
+        self.squeeze = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(6, 3, 1), nn.SiLU(), nn.Conv2d(3, 6, 1), nn.Hardsigmoid()
+        )
+        self.average = nn.AvgPool2d(2, padding=1)
+        self.flatten = nn.Flatten()
+        self.first, self.second = nn.Linear(12 * 4 * 6, 9), nn.Linear(9, 5, bias=False)
+
+    def forward(self, x):
+        x = nn.functional.relu6(self.depthwise(x))
+        x = self.norm(torch.tanh(self.grouped(x)))
+        x = x * self.squeeze(x) + nn.functional.hardswish(x, inplace=True)
+        x = torch.cat([torch.relu(x), x.sigmoid()], dim=1)
+        x = nn.functional.dropout(self.average(x) - nn.functional.avg_pool2d(x, 2, padding=1), training=self.training)
+        return self.second(self.first(self.flatten(x)).relu())
+
+
+def settled(module: nn.Module) -> nn.Module:
+    """In evaluation mode, with batch norm that has seen something."""
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.running_mean.uniform_(-0.3, 0.3)
+            norm.running_var.uniform_(0.2, 1.5)
+    return module.eval()
+
+
+FUNCTIONS = {
+    "relu": torch.relu,
+    "relu6": nn.functional.relu6,
+    "hard_swish": nn.functional.hardswish,
+    "hard_sigmoid": nn.functional.hardsigmoid,
+    "sigmoid": torch.sigmoid,
+    "silu": nn.functional.silu,
+    "tanh": torch.tanh,
+    "add": torch.add,
+    "sub": torch.sub,
+    "mul": torch.mul,
+    "concat": lambda *parts: torch.cat(parts, 1),
+    "mean": lambda x: x.mean((2, 3), keepdim=True),
+}
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (4, 12, 10)])
+def test_the_graph_computes_what_the_module_does(network, shape):
     """The nodes' own weights, by torch's functions: it is they that become TFLite."""
-    module = network().eval()
-    graph = from_module(module, (3, 16, 16))
-    x = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    module = settled(network() if shape[0] == 3 else Everything())
+    graph = from_module(module, shape)
+    x = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0))
     values = {graph.input: x}
     for node in graph.nodes:
         inputs = [values[name] for name in node.inputs]
         match node.op:
             case "conv":
                 weight, bias = torch.from_numpy(node.weight), torch.from_numpy(node.bias)
-                y = nn.functional.conv2d(*inputs, weight, bias, node.stride, node.padding)
-            case "relu":
-                y = inputs[0].relu()
+                y = nn.functional.conv2d(*inputs, weight, bias, node.stride, node.padding, node.dilation, node.groups)
             case "max_pool":
                 y = nn.functional.max_pool2d(*inputs, node.kernel, node.stride, node.padding)
-            case "add":
-                y = inputs[0] + inputs[1]
-            case "mean":
-                y = inputs[0].mean((2, 3), keepdim=True)
-        assert y.shape[1:] == node.shape
+            case "average_pool":
+                y = nn.functional.avg_pool2d(*inputs, node.kernel, node.stride, node.padding)
+            case _:
+                y = FUNCTIONS[node.op](*inputs)
+        assert y.flatten(1).shape[1] == np.prod(node.shape)
         values[node.name] = y
     with torch.no_grad():
         np.testing.assert_allclose(values[graph.output].flatten(1), module(x), rtol=0, atol=1e-5)
@@ -70,42 +119,37 @@ class Unsupported(nn.Module):
     def __init__(self):
         super().__init__()
         self.pool = nn.MaxPool2d(3, 2, 1)
-        self.grouped = nn.Conv2d(4, 4, 3, padding=1, groups=2)
-        self.dilated = nn.Conv2d(4, 4, 3, padding=2, dilation=2)
         self.reflecting = nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")
-        self.same = nn.Conv2d(4, 4, 3, padding="same")
-        self.sigmoid = nn.Sigmoid()
-        self.average = nn.AvgPool2d(2)
+        self.same = nn.Conv2d(4, 4, 4, padding="same")
+        self.softplus = nn.Softplus()
+        self.average = nn.AvgPool2d(2, divisor_override=3)
         self.ceiling = nn.MaxPool2d(2, ceil_mode=True)
         self.adaptive = nn.AdaptiveAvgPool2d(2)
-        self.norm = nn.BatchNorm2d(4)
+        self.last_axis = nn.Linear(2, 2)
         self.scale = nn.Parameter(torch.ones(()))
 
     def forward(self, x):
-        x = self.same(self.reflecting(self.dilated(self.grouped(self.pool(x)))))
-        x = self.ceiling(self.average(self.sigmoid(x)))
-        x = torch.add(x, self.norm(x), alpha=2) * self.scale
-        return torch.flatten(self.adaptive(x), 1)
+        x = self.same(self.reflecting(self.pool(x)))
+        x = self.ceiling(self.average(self.softplus(x)))
+        x = torch.add(x, torch.cat([x, x], 2)[:, :, :2], alpha=2) * self.scale
+        return torch.flatten(self.last_axis(self.adaptive(x)), 1)
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 def test_every_problem_is_named_at_once():
     assert problems(Unsupported()) == [
         "pool: padded MaxPool2d of values that may be negative; put a ReLU before it",
-        "grouped: Conv2d with groups=2, dilation=(1, 1), padding_mode='zeros'; "
-        "use groups=1, dilation=1 and zero padding",
-        "dilated: Conv2d with groups=1, dilation=(2, 2), padding_mode='zeros'; "
-        "use groups=1, dilation=1 and zero padding",
-        "reflecting: Conv2d with groups=1, dilation=(1, 1), padding_mode='reflect'; "
-        "use groups=1, dilation=1 and zero padding",
-        "same: Conv2d with padding='same'; give the padding as numbers",
-        "sigmoid: Sigmoid is not supported; replace it by a supported layer",
-        "average: AvgPool2d is not supported; replace it by a supported layer",
+        "reflecting: Conv2d with padding_mode='reflect'; use zero padding",
+        "same: Conv2d with padding='same' and an even kernel; give the padding as numbers",
+        "softplus: Softplus is not supported; replace it by a supported layer",
+        "average: AvgPool2d with ceil_mode, divisor_override or padding that does not count; use the defaults",
         "ceiling: MaxPool2d with ceil_mode or dilation; use ceil_mode=False and dilation=1",
-        "norm: BatchNorm2d is not supported; replace it by a supported layer",
+        "cat: cat is not supported; replace it by a supported layer",
+        "getitem: getitem is not supported; replace it by a supported layer",
         "add: add is not supported; replace it by a supported layer",
         "scale: scale is not supported; replace it by a supported layer",
-        "mul: mul is not supported; replace it by a supported layer",
         "adaptive: AdaptiveAvgPool2d is not supported; replace it by a supported layer",
+        "last_axis: Linear over the last axis of a map; flatten before it, or use a 1x1 Conv2d",
         "flatten: flattens a 2x2 map; pool it to 1x1 first",
     ]
 

@@ -15,7 +15,18 @@ from networks import residual_network, write
 
 from entropi.device import describe
 from entropi.export.image import Centering, ImageError, encode_rows, write_image
-from entropi.export.integer import CONV, MAX_POOL, MEAN, Layer, Network, Tensor, quantise_multiplier
+from entropi.export.integer import (
+    AVERAGE_POOL,
+    CONV,
+    COPY,
+    MAX_POOL,
+    MEAN,
+    TABLE,
+    Layer,
+    Network,
+    Tensor,
+    quantise_multiplier,
+)
 from entropi.export.plan import plan
 
 
@@ -51,7 +62,7 @@ def decode(image: bytes) -> dict:
     def f(at):
         return struct.unpack_from("<f", image, at)[0]
 
-    assert image[:4] == b"ENTR" and u(4, 2) == 1 and u(6, 2) == 64 and u(8, 4) == len(image)
+    assert image[:4] == b"ENTR" and u(4, 2) == 2 and u(6, 2) == 64 and u(8, 4) == len(image)
     assert u(len(image) - 4, 4) == zlib.crc32(image[:-4])
     assert image[53:64] == bytes(11)
     found = {
@@ -69,18 +80,19 @@ def decode(image: bytes) -> dict:
         assert image[at + 15] == 0
     layers = found["layers"] = []
     for number in range(u(14, 2)):
-        at = u(48, 4) + 28 * number
+        at = u(48, 4) + 32 * number
         layer = {
             "kind": image[at], "encoding": image[at + 1], "input": u(at + 2, 2), "second": u(at + 4, 2),
             "output": u(at + 6, 2), "kernel": (image[at + 8], image[at + 9]),
             "stride": (image[at + 10], image[at + 11]), "pad": (image[at + 12], image[at + 13]),
-            "clamp": (i(at + 14, 1), i(at + 15, 1)),
+            "dilation": (image[at + 14], image[at + 15]), "groups": u(at + 16, 2),
+            "clamp": (i(at + 18, 1), i(at + 19, 1)),
         }  # fmt: skip
-        parameters, weights, length = u(at + 16, 4), u(at + 20, 4), u(at + 24, 4)
+        parameters, weights, length = u(at + 20, 4), u(at + 24, 4), u(at + 28, 4)
         if layer["kind"] == 1:
             assert parameters % 4 == weights % 4 == 0
             rows = tensors[layer["output"]]["shape"][0]
-            shape = (rows, tensors[layer["input"]]["shape"][0], *layer["kernel"])
+            shape = (rows, tensors[layer["input"]]["shape"][0] // layer["groups"], *layer["kernel"])
             layer["bias"] = [i(parameters + 4 * r, 4) for r in range(rows)]
             layer["scales"] = [
                 (i(parameters + 4 * (rows + r), 4), i(parameters + 8 * rows + r, 1)) for r in range(rows)
@@ -89,8 +101,9 @@ def decode(image: bytes) -> dict:
             flat = np.frombuffer(data, np.int8) if layer["encoding"] else decode_rows(data, rows, np.prod(shape[1:]))
             layer["weight"] = flat.reshape(shape)
         else:
-            assert (weights, length, layer["encoding"]) == (0, 0, 0)
-            count = {2: 0, 3: 3, 4: 1}[layer["kind"]]
+            assert (weights, length) == (0, 0) and layer["encoding"] <= (layer["kind"] in (2, 5))
+            count = {2: 0, 3: 3, 4: 1, 5: 0, 6: 3, 7: 1, 8: 0, 9: 0}[layer["kind"]]
+            layer["table"] = np.frombuffer(image, np.int8, 256, parameters) if layer["kind"] == 8 else None
             layer["scales"] = [(i(parameters + 8 * k, 4), i(parameters + 8 * k + 4, 4)) for k in range(count)]
         layers.append(layer)
     return found
@@ -129,13 +142,13 @@ def test_a_gap_in_bytes(gap, deltas):
 def test_an_image_holds_the_network(density):
     network = residual_network(seed=5, channels=20, size=7, density=density)
     rng = np.random.default_rng(0)
-    centering = Centering(rng.integers(-128, 128, 40).astype(np.int8), 0.0125)
+    centering = Centering(rng.integers(-128, 128, 80).astype(np.int8), 0.0125)
     image, reports = write_image(network, centering)
     found = decode(image)
     places, activation_bytes = plan(network)
 
     assert found["activation_bytes"] == activation_bytes
-    assert (found["input"], found["output"], found["features"]) == (network.input, network.output, 40)
+    assert (found["input"], found["output"], found["features"]) == (network.input, network.output, 80)
     assert (found["input_scale"], found["gain"]) == (np.float32(0.05), np.float32(0.0125))
     assert found["input_zero_point"] == network.tensors[0].zero_point
     np.testing.assert_array_equal(found["centers"], centering.centers)
@@ -145,10 +158,16 @@ def test_an_image_holds_the_network(density):
         assert record == expected
     for layer, record, report in zip(network.layers, found["layers"], reports, strict=True):
         assert (record["kind"], record["input"], record["output"]) == (layer.kind, layer.inputs[0], layer.output)
-        assert record["second"] == (layer.inputs[1] if len(layer.inputs) > 1 else 0xFFFF)
+        second = layer.inputs[1] if len(layer.inputs) > 1 else 0xFFFF
+        assert record["second"] == (layer.first if layer.kind == COPY else second)
         assert (record["kernel"], record["stride"], record["pad"]) == (layer.kernel, layer.stride, layer.pad)
+        assert (record["dilation"], record["groups"]) == (layer.dilation, layer.groups)
         assert record["clamp"] == (layer.low, layer.high)
         assert tuple(record["scales"]) == layer.scales
+        if layer.kind in (MAX_POOL, AVERAGE_POOL):
+            assert record["encoding"] == layer.clipped
+        if layer.kind == TABLE:
+            np.testing.assert_array_equal(record["table"], layer.table)
         if layer.kind == CONV:
             assert report.encoding == ("sparse", "dense")[record["encoding"]]
             np.testing.assert_array_equal(record["bias"], layer.bias)
@@ -203,7 +222,10 @@ def deep_border() -> Network:
         (many_nonzeros, r"a row has 65536 non-zero weights; the format holds 65535"),
         (lambda: conv(pixel(), pixel(), bias=np.array([1 << 31])), r"conv7: sums reach 2147483776; int32 holds 214748"),
         (lambda: conv(pixel(), pixel(), bias=np.array([-(1 << 31) + 128])), r"conv7: sums reach 2147483648; "),
-        (lambda: conv(pixel(), pixel(), stride=(1, 256)), r"conv7: kernel, stride or padding of 256; .* holds 255"),
+        (
+            lambda: conv(pixel(), pixel(), stride=(1, 256)),
+            r"conv7: kernel, stride, .* of 256; .* holds 255",
+        ),
         (lambda: conv(pixel(2, 4000), pixel()), r"conv7: an input of 32000000 bytes; the format holds 16777216"),
         (wide_tensor, r"tensor 0: shape \(70000, 1, 1\) or border .* exceeds the format's 65535 and 255"),
         (long_mean, r"mean7: a mean of 2099601 values; the format holds 2097151"),
@@ -258,7 +280,7 @@ def test_the_documents_example_is_what_the_code_writes():
 def test_tensor_numbers_need_not_be_dense():
     """A TFLite model numbers its weights among its activations; the image counts activations alone."""
     network = residual_network(seed=3)
-    moved = Network({10 * i: t for i, t in network.tensors.items()}, 0, 60)
+    moved = Network({10 * i: t for i, t in network.tensors.items()}, 0, 130)
     moved.layers = [
         replace(layer, inputs=tuple(10 * i for i in layer.inputs), output=10 * layer.output) for layer in network.layers
     ]

@@ -15,8 +15,8 @@ from entropi.export.integer import (
     Layer,
     Network,
     Tensor,
-    _crop,
-    _fold,
+    cropped,
+    folded,
     mean_scale,
     quantise_multiplier,
     window_span,
@@ -90,7 +90,7 @@ def test_a_window_span_holds_every_index_that_meets_data(size, out, kernel, stri
 @example((2, 2), (3, 3), (1, 1), True, (0,) * 4, 127, 0)
 @example((2, 2), (3, 3), (2, 2), False, (1,) * 4, -20, 0)
 @example((2, 2), (3, 3), (2, 2), True, (0,) * 4, -20, 0)
-def test_cropping_and_folding_change_nothing(size, kernel, stride, same, pads, zero_point, seed):
+def testcroppedping_andfoldeding_change_nothing(size, kernel, stride, same, pads, zero_point, seed):
     """Before: sums of w * (x - zero point) with zeros around. After: fewer taps, no zero point, a border."""
     rng = np.random.default_rng(seed)
     if same:
@@ -109,7 +109,7 @@ def test_cropping_and_folding_change_nothing(size, kernel, stride, same, pads, z
     values = rng.integers(-128, 128, source.shape).astype(np.int8)
     centred = {0: Tensor(3, *size, 0.1, 0), 1: out}
     before = reference(Network(centred, 0, 1, [layer]), values.astype(np.int64) - zero_point)[0]
-    small = _fold(_crop(layer, source, out), source)
+    small = folded(cropped(layer, source, out), source)
     after = reference(Network({0: source, 1: out}, 0, 1, [small]), values)[0]
     np.testing.assert_array_equal(after, before)
     assert small.kernel == small.weight.shape[2:]

@@ -1,9 +1,12 @@
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
+from networks import residual_network, write
 
+from entropi.device.bundle import Bundle, Preprocessing
 from entropi.device.library import measure
 from entropi.device.runtime import HostDevice
 from entropi.device.session import DeviceError, HeadConfig
@@ -32,6 +35,18 @@ def test_board_and_host_agree_bit_for_bit(bundle):
         for image, _ in samples(3):
             assert device.predict(image) == host.predict(image)
         assert device.accuracy(samples(5)) == host.accuracy(samples(5))
+
+
+def test_every_kind_of_layer_is_the_same_on_the_board():
+    network = residual_network(seed=6, channels=4, size=8)
+    bundle = Bundle(
+        Path(), write(network), {}, Preprocessing((0.0,) * 3, (1.0,) * 3, 0.05, network.tensors[0].zero_point)
+    )
+    head = HeadConfig(2, batch=1)
+    host = HostDevice(bundle, "16KiB", head=head)
+    with Simulator(bundle, budget="16KiB", head=head) as device:
+        for values in np.random.default_rng(0).integers(-128, 128, (3, 3, 8, 8)).astype(np.int8):
+            np.testing.assert_array_equal(device.encode(values), host.encode(values))
 
 
 def test_two_sessions_cost_the_same(bundle):
