@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ FORMAT = 2
 SELECTION = "selection.json"
 PROBE = "probe"
 CONFIDENCE = 0.9  # of every interval
+QUANTILE = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 FEWEST_DRAWS = 20  # of which one lies beyond each end of a 90 % interval
 # An estimate this near its largest possible value says no more; rungs that tie this often are as good as all.
 CEILING, NEARLY_ALL = 0.99, 0.8
@@ -66,7 +68,7 @@ class Selection:
 
     estimator: the one that chooses; levels: the quantiser's M (eq. 3); bootstrap: how many times the images were
     drawn again, 0 for never; seed: of these draws; source_fall: how far a rung's source accuracy may lie below the
-    ladder's best, 0..1."""
+    ladder's best, 0..1, before it counts as having forgotten."""
 
     ladder: str
     target: str
@@ -215,7 +217,7 @@ def select(
     estimators: Sequence[str] = (),
     bootstrap: int = 50,
     seed: int = 0,
-    source_fall: float = 1.0,
+    source_fall: float | None = None,
     target: str = "",
     levels: int = LEVELS,
     features: Callable[[Rung], np.ndarray] | None = None,
@@ -227,10 +229,10 @@ def select(
     labels; or "paper", the paper's own rule to the letter: the highest marginal entropy of all rungs, whatever
     `bootstrap` and `source_fall` say. `estimators` are measured beside it and decide nothing. The images are drawn
     again `bootstrap` times (0: never), the same draws for every rung. Rungs whose source accuracy (0..1) lies more
-    than `source_fall` below the ladder's best are not chosen; as it is, all take part. `target` is the name that the
-    selection records. `features` gives a rung's output on the target, (N, F), for a caller who has it or wants to keep
-    it; without it every encoder is run once. `progress` is called before and after every rung with (rungs done, rungs
-    in all, text).
+    than `source_fall` below the ladder's best are not chosen; None: more than by chance, 1: all take part. `target` is
+    the name that the selection records. `features` gives a rung's output on the target, (N, F), for a caller who has
+    it or wants to keep it; without it every encoder is run once. `progress` is called before and after every rung with
+    (rungs done, rungs in all, text).
 
     One rung's features are held at a time: 4 N F bytes, 51 MB for 10,000 images and 1,280 units, and up to three
     times that while they are measured. Raises ValueError for an unknown estimator, too few draws, an empty ladder or
@@ -239,6 +241,8 @@ def select(
     names = check(estimator, *estimators)
     if estimator in ALIASES:
         bootstrap, source_fall = 0, 1.0
+    if source_fall is None and len(ladder):
+        source_fall = by_chance([rung.source_accuracy for rung in ladder], ladder[0].source_images)
     _check_input(ladder, target_train, bootstrap, source_fall)
     if PROBE in names:
         _check_labels(target_train.labels)
@@ -264,6 +268,13 @@ def select(
     name = str(ladder[0].path.parent.name)
     selection = Selection(name, target, names[0], levels, bootstrap, seed, source_fall, tuple(measured))
     return _with_intervals(selection, draws) if bootstrap else selection
+
+
+def by_chance(accuracies: Sequence[float], images: int) -> float:
+    """How far below the best of `accuracies` another may lie by chance alone, if both networks are as good as the best:
+    half the 90 % interval of a difference of two accuracies, each measured on `images` images."""
+    best = (max(accuracies) * images + 1) / (images + 2)  # Laplace's rule: no accuracy is certain
+    return QUANTILE * math.sqrt(2 * best * (1 - best) / images)
 
 
 def check(*estimators: str) -> tuple[str, ...]:
@@ -310,8 +321,8 @@ def held_out(features: Features, labels: np.ndarray) -> np.ndarray:
     return (onehot - error).argmax(1) == codes
 
 
-def _check_input(ladder: Sequence[Rung], target_train: Split, bootstrap: int, source_fall: float) -> None:
-    if not 0 <= source_fall <= 1:
+def _check_input(ladder: Sequence[Rung], target_train: Split, bootstrap: int, source_fall: float | None) -> None:
+    if source_fall is not None and not 0 <= source_fall <= 1:
         raise ValueError(f"source_fall is {source_fall}; it is a difference of accuracies, between 0 and 1")
     if not (bootstrap == 0 or bootstrap >= FEWEST_DRAWS):
         raise ValueError(f"bootstrap is {bootstrap}; give 0 for no intervals, or at least {FEWEST_DRAWS} draws")

@@ -175,11 +175,17 @@ def select(
     bootstrap: Annotated[int, typer.Option(min=0, help="Draws of the images for the intervals; 0: none.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Seed of these draws.")] = 0,
     source_fall: Annotated[
-        float, typer.Option(help="Leave out rungs whose source accuracy lies further below the best; 1: none.")
-    ] = 1.0,
+        float | None,
+        typer.Option(
+            help="Leave out rungs whose source accuracy lies further below the best; 1: none.",
+            show_default="further than by chance",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure every rung on the target's training images and choose the smallest that is as good as the best.
+
+    Rungs that have forgotten their source task are left out: their features spread, but into nothing.
 
     The choice is kept in RUN/selection.json, where entropi-export finds it.
 

@@ -11,23 +11,28 @@ from typing import Any
 
 import numpy as np
 
+from entropi.host.selection import by_chance
+
 POINT = 0.01
-KEPT = 0.03  # a rung with source accuracy this near the ladder's best has not forgotten the source task
-# What an estimator has to beat: never pruning, pruning as far as the ladder goes, and a blind guess.
-DENSE, LAST, BLIND = "dense", "last rung", "blind guess"
+# What an estimator has to beat: never pruning, pruning until the source task is forgotten or as far as the ladder goes,
+# and a blind guess.
+DENSE, SMALLEST, LAST, BLIND = "dense", "smallest kept", "last rung", "blind guess"
 
 
 def regrets(survey: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row a target of a survey: the best rung, and each estimator's pick and regret in points.
 
-    `select` stands for what entropi select takes: the smallest rung as good as the default estimator's best; NAME for
-    the highest estimate of all rungs, `NAME, kept` for the highest of those that have not forgotten the source task."""
+    `select` stands for what entropi select takes: of the rungs that have not forgotten the source task, the smallest as
+    good as the default estimator's best; NAME for the highest estimate of all rungs, `NAME, kept` for the highest of
+    those that have not forgotten, `smallest kept` for the smallest of these."""
+    fit = _kept(survey)
     rows = []
     for name, target in survey["targets"].items():
         accuracy = target["accuracy"]
         best = int(np.argmax(accuracy))
-        kept = _kept(survey["rungs"], target["estimates"])
-        picks = {"select": target["chosen"], **target["picks"], **kept, DENSE: 0, LAST: len(accuracy) - 1}
+        kept = {f"{n}, kept": max(fit, key=lambda i, v=values: v[i]) for n, values in target["estimates"].items()}
+        baselines = {DENSE: 0, SMALLEST: fit[-1], LAST: len(accuracy) - 1}
+        picks = {"select": target["chosen"], **target["picks"], **kept, **baselines}
         lost = {rule: (accuracy[best] - accuracy[rung]) / POINT for rule, rung in picks.items()}
         lost[BLIND] = (accuracy[best] - float(np.mean(accuracy))) / POINT
         rows.append(
@@ -50,10 +55,10 @@ def regrets(survey: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _kept(rungs: Sequence[Mapping[str, Any]], estimates: Mapping[str, Sequence[float]]) -> dict[str, int]:
-    least = max(rung["source_accuracy"] for rung in rungs) - KEPT
-    fit = [i for i, rung in enumerate(rungs) if rung["source_accuracy"] >= least]
-    return {f"{name}, kept": max(fit, key=lambda i, v=values: v[i]) for name, values in estimates.items()}
+def _kept(survey: Mapping[str, Any]) -> list[int]:
+    accuracies = [rung["source_accuracy"] for rung in survey["rungs"]]
+    least = max(accuracies) - by_chance(accuracies, survey["ladder"]["source_test_images"])
+    return [i for i, accuracy in enumerate(accuracies) if accuracy >= least]
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:

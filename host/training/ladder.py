@@ -46,15 +46,16 @@ class LadderError(ValueError):
 class Rung:
     """One network of a ladder.
 
-    alpha: fraction kept of what the schedule counts; nonzeros: encoder weights kept; source_accuracy: on the source
-    test split, 0..1; source_entropy: entropy.DEFAULT of the encoder's output there, nats; mean, std: per channel, the
-    network takes (pixel / 255 - mean) / std; input_shape: (C, H, W);
+    alpha: fraction kept of what the schedule counts; nonzeros: encoder weights kept; source_accuracy: on the
+    `source_images` images of the source's test split, 0..1; source_entropy: entropy.DEFAULT of the encoder's output
+    there, nats; mean, std: per channel, the network takes (pixel / 255 - mean) / std; input_shape: (C, H, W);
     metadata: the rung's entry in ladder.json."""
 
     index: int
     alpha: float
     nonzeros: int
     source_accuracy: float
+    source_images: int
     source_entropy: float
     path: Path
     arch: str
@@ -116,6 +117,7 @@ class Ladder(Sequence[Rung]):
             alpha=entry["alpha"],
             nonzeros=entry["nonzeros"],
             source_accuracy=entry["source_accuracy"],
+            source_images=self._content["settings"]["source_test_images"],
             source_entropy=entry["source_entropy"],
             path=self.path / entry["file"],
             arch=self.arch,
@@ -213,6 +215,7 @@ class Ladder(Sequence[Rung]):
             "processes": work.processes,
             "device": work.device.type,
             "source_sha256": dataset.fingerprint(),
+            "source_test_images": len(dataset.test),
         }
         check_parts(schedule, len(dataset.train), work)
         if begun is not None:

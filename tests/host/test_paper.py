@@ -102,12 +102,12 @@ def test_the_table_and_the_figure_are_written(made, tmp_path):
 def test_regret_is_what_a_pick_loses_to_the_best_rung():
     target = {
         "accuracy": [0.5, 0.6, 0.58], "test": 100, "chosen": 2, "picks": {"spectral": 1, "marginal": 0},
-        "few": {"5": [{"spectral": 0}, {"spectral": 2}]}, "estimates": {"spectral": [1.0, 3.0, 2.0]},
+        "few": {"5": [{"spectral": 0}, {"spectral": 2}]},
+        "estimates": {"spectral": [1.0, 3.0, 2.0], "marginal": [3.0, 2.0, 1.0]},
     }  # fmt: skip
     rungs = [{"source_accuracy": accuracy} for accuracy in (0.9, 0.86, 0.88)]
-    survey = {
-        "ladder": {"arch": "a", "seed": 0, "schedule": {"augment": True}}, "rungs": rungs, "targets": {"t": target},
-    }  # fmt: skip
+    settings = {"arch": "a", "seed": 0, "schedule": {"augment": True}, "source_test_images": 1000}
+    survey = {"ladder": settings, "rungs": rungs, "targets": {"t": target}}
     rows = regret.regrets(survey)
     assert rows[0]["best"] == 1 and rows[0]["standard_error"] == pytest.approx(100 * (0.6 * 0.4 / 100) ** 0.5)
     assert rows[0]["regret"] == pytest.approx(
@@ -116,7 +116,9 @@ def test_regret_is_what_a_pick_loses_to_the_best_rung():
             "spectral": 0,
             "spectral, kept": 2,
             "marginal": 10,
+            "marginal, kept": 10,
             "dense": 10,
+            "smallest kept": 2,
             "last rung": 2,
             "blind guess": 4,
         }  # fmt: skip

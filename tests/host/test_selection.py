@@ -16,7 +16,7 @@ from entropi.host.cli import ladders
 from entropi.host.data import Split
 from entropi.host.entropy import DEFAULT, Features
 from entropi.host.networks.inference import outputs
-from entropi.host.selection import Selection, SelectionError, check, held_out, select
+from entropi.host.selection import Selection, SelectionError, by_chance, check, held_out, select
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +28,15 @@ def choice(tiny_ladder, tiny_source):
 def choose(tiny_ladder):
     """select on the tiny ladder's rungs with given features, one array a rung."""
 
-    def call(*features, estimator="spectral", labels=None, source=(0.5, 0.5, 0.5), **options) -> Selection:
+    def call(
+        *features, estimator="spectral", labels=None, source=(0.5, 0.5, 0.5), source_images=72, **options
+    ) -> Selection:
         samples = len(features[0])
         labels = np.zeros(samples, np.int64) if labels is None else labels
         images = np.broadcast_to(np.uint8(0), (samples, *tiny_ladder[0].input_shape))
         rungs = zip(tiny_ladder[: len(features)], source, strict=False)
         return select(
-            [replace(rung, source_accuracy=accuracy) for rung, accuracy in rungs],
+            [replace(rung, source_accuracy=accuracy, source_images=source_images) for rung, accuracy in rungs],
             Split(images, labels),
             estimator,
             features=lambda rung: features[rung.index],
@@ -73,6 +75,24 @@ def test_a_rung_that_forgot_its_source_task_is_not_chosen(choose):
     assert (paper.estimator, paper.bootstrap, paper.source_fall, paper.forgotten) == ("marginal", 0, 1, ())
     with pytest.raises(ValueError, match="source_fall is -0.1"):
         choose(narrow, source_fall=-0.1)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 10**5), st.lists(st.floats(0, 1), min_size=1, max_size=5))
+def test_by_default_a_rung_may_fall_behind_by_chance(images, accuracies):
+    fall, best = by_chance(accuracies, images), max(accuracies)
+    assert 0 < fall < 2 / images**0.5
+    if 0.1 < best < 0.9 and images > 1000:
+        deviation = (2 * best * (1 - best) / images) ** 0.5
+        assert fall == pytest.approx(1.645 * deviation, rel=0.01)
+
+
+def test_more_images_show_that_a_rung_has_forgotten(choose, tiny_ladder):
+    wide = np.random.default_rng(0).normal(size=(60, 4))
+    narrow = wide[:, :1] + 1e-3 * wide
+    few = choose(narrow, narrow, wide, source=(0.8, 0.79, 0.7), bootstrap=0)
+    many = choose(narrow, narrow, wide, source=(0.8, 0.79, 0.7), bootstrap=0, source_images=10_000)
+    assert (few.forgotten, few.rung) == ((), 2) and (many.forgotten, many.rung) == ((1, 2), 0)
 
 
 def test_every_rung_is_measured_and_the_choice_is_as_good_as_the_best(choice, tiny_ladder):
