@@ -34,6 +34,7 @@ from entropi.host.training.ladder import Ladder, Rung
 from entropi.host.training.schedule import PRESETS, Schedule
 
 VIRTUAL_FLASH = 16 << 20
+FLASH_A_WEIGHT = 3  # bytes, at most, of what the image of so many weights and the code take
 BOARDS = 2  # emulated boards that share the encoding, one a core
 
 Bar = Callable[[str], AbstractContextManager[Progress]]
@@ -115,6 +116,7 @@ def run(
             target.train,
             estimators=("marginal", "joint"),
             bootstrap=FEWEST_DRAWS,
+            at_most=on.flash.length // FLASH_A_WEIGHT,
             target=target.name,
             features=features,
             progress=progress,

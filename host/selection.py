@@ -67,8 +67,9 @@ class Selection:
     """What was measured on a target, and the choice. All rungs are named by their index in the ladder.
 
     estimator: the one that chooses; levels: the quantiser's M (eq. 3); bootstrap: how many times the images were
-    drawn again, 0 for never; seed: of these draws; source_fall: how far a rung's source accuracy may lie below the
-    ladder's best, 0..1, before it counts as having forgotten."""
+    drawn again, 0 for never; seed: of these draws; at_most: non-zero weights that a rung may have, None for any number;
+    source_fall: how far a rung's source accuracy may lie below the best of those, 0..1, before it counts as having
+    forgotten."""
 
     ladder: str
     target: str
@@ -76,19 +77,26 @@ class Selection:
     levels: int
     bootstrap: int
     seed: int
+    at_most: int | None
     source_fall: float
     rungs: tuple[RungEntropy, ...]
 
     @property
+    def too_large(self) -> tuple[int, ...]:
+        """Rungs of too many weights, which are therefore not chosen."""
+        return tuple(r.rung for r in self.rungs if self.at_most is not None and r.nonzeros > self.at_most)
+
+    @property
     def forgotten(self) -> tuple[int, ...]:
-        """Rungs whose source accuracy has fallen too far, which are therefore not chosen."""
-        least = max(r.source_accuracy for r in self.rungs) - self.source_fall
-        return tuple(r.rung for r in self.rungs if r.source_accuracy < least)
+        """Of the others those whose source accuracy has fallen too far, which are therefore not chosen."""
+        small = [r for r in self.rungs if r.rung not in self.too_large]
+        least = max(r.source_accuracy for r in small) - self.source_fall
+        return tuple(r.rung for r in small if r.source_accuracy < least)
 
     @property
     def candidates(self) -> tuple[RungEntropy, ...]:
-        """The others."""
-        return tuple(r for r in self.rungs if r.rung not in self.forgotten)
+        """The rungs that are left."""
+        return tuple(r for r in self.rungs if r.rung not in (*self.too_large, *self.forgotten))
 
     @property
     def best(self) -> int:
@@ -127,10 +135,13 @@ class Selection:
     @property
     def explanation(self) -> str:
         """Why this rung, in a sentence."""
-        if not self.forgotten:
-            return self._reason()
-        why = f"source accuracy more than {self.source_fall:.1%} below the best"
-        return f"{self._reason()}; left out, {why}: {_listed(self.forgotten)}"
+        left_out = {
+            f"more than {self.at_most} weights": self.too_large,
+            f"source accuracy more than {self.source_fall:.1%} below the best": self.forgotten,
+        }
+        return "; left out, ".join(
+            [self._reason(), *(f"{why}: {_listed(rungs)}" for why, rungs in left_out.items() if rungs)]
+        )
 
     def _reason(self) -> str:
         good = self.as_good
@@ -168,6 +179,7 @@ class Selection:
             "chosen_rung": self.rung,
             "best": self.best,
             "as_good": list(self.as_good),
+            "too_large": list(self.too_large),
             "forgotten": list(self.forgotten),
             "undecided": self.undecided,
             "explanation": self.explanation,
@@ -198,7 +210,10 @@ class Selection:
             fields = {f.name: content[f.name] for f in dataclasses.fields(cls)}
             selection = cls(**{**fields, "rungs": tuple(_read_rung(rung) for rung in content["rungs"])})
             conclusion = selection._conclusion()
-            if any(content[name] != conclusion[name] for name in ("chosen_rung", "best", "as_good", "forgotten")):
+            if any(
+                content[name] != conclusion[name]
+                for name in ("chosen_rung", "best", "as_good", "too_large", "forgotten")
+            ):
                 raise ValueError("the choice does not follow from the estimates")
             return selection
         except SelectionError:
@@ -217,6 +232,7 @@ def select(
     estimators: Sequence[str] = (),
     bootstrap: int = 50,
     seed: int = 0,
+    at_most: int | None = None,
     source_fall: float | None = None,
     target: str = "",
     levels: int = LEVELS,
@@ -226,13 +242,14 @@ def select(
     """Measure every rung on the target's training images and choose one.
 
     `estimator` is a name of entropy.ESTIMATORS; or "probe", the held-out accuracy of a linear classifier, which needs
-    labels; or "paper", the paper's own rule to the letter: the highest marginal entropy of all rungs, whatever
-    `bootstrap` and `source_fall` say. `estimators` are measured beside it and decide nothing. The images are drawn
-    again `bootstrap` times (0: never), the same draws for every rung. Rungs whose source accuracy (0..1) lies more
-    than `source_fall` below the ladder's best are not chosen; None: more than by chance, 1: all take part. `target` is
-    the name that the selection records. `features` gives a rung's output on the target, (N, F), for a caller who has
-    it or wants to keep it; without it every encoder is run once. `progress` is called before and after every rung with
-    (rungs done, rungs in all, text).
+    labels; or "paper", the paper's own rule to the letter: the highest marginal entropy of all rungs of at most
+    `at_most` weights, whatever `bootstrap` and `source_fall` say. `estimators` are measured beside it and decide
+    nothing. The images are drawn again `bootstrap` times (0: never), the same draws for every rung. Rungs of more than
+    `at_most` non-zero weights are not chosen, and of the others none whose source accuracy (0..1) lies more than
+    `source_fall` below the best of them; None: more than by chance, 1: all take part. `target` is the name that the
+    selection records. `features` gives a rung's output on the target, (N, F), for a caller who has it or wants to keep
+    it; without it every encoder is run once. `progress` is called before and after every rung with (rungs done, rungs
+    in all, text).
 
     One rung's features are held at a time: 4 N F bytes, 51 MB for 10,000 images and 1,280 units, and up to three
     times that while they are measured. Raises ValueError for an unknown estimator, too few draws, an empty ladder or
@@ -241,9 +258,10 @@ def select(
     names = check(estimator, *estimators)
     if estimator in ALIASES:
         bootstrap, source_fall = 0, 1.0
-    if source_fall is None and len(ladder):
-        source_fall = by_chance([rung.source_accuracy for rung in ladder], ladder[0].source_images)
-    _check_input(ladder, target_train, bootstrap, source_fall)
+    _check_input(ladder, target_train, bootstrap, at_most, source_fall)
+    if source_fall is None:
+        small = [rung for rung in ladder if at_most is None or rung.nonzeros <= at_most]
+        source_fall = by_chance([rung.source_accuracy for rung in small], ladder[0].source_images)
     if PROBE in names:
         _check_labels(target_train.labels)
     measured, draws = [], np.empty((len(ladder), bootstrap))
@@ -266,7 +284,7 @@ def select(
     if progress:
         progress(len(ladder), len(ladder), "measured")
     name = str(ladder[0].path.parent.name)
-    selection = Selection(name, target, names[0], levels, bootstrap, seed, source_fall, tuple(measured))
+    selection = Selection(name, target, names[0], levels, bootstrap, seed, at_most, source_fall, tuple(measured))
     return _with_intervals(selection, draws) if bootstrap else selection
 
 
@@ -321,13 +339,18 @@ def held_out(features: Features, labels: np.ndarray) -> np.ndarray:
     return (onehot - error).argmax(1) == codes
 
 
-def _check_input(ladder: Sequence[Rung], target_train: Split, bootstrap: int, source_fall: float | None) -> None:
+def _check_input(
+    ladder: Sequence[Rung], target_train: Split, bootstrap: int, at_most: int | None, source_fall: float | None
+) -> None:
     if source_fall is not None and not 0 <= source_fall <= 1:
         raise ValueError(f"source_fall is {source_fall}; it is a difference of accuracies, between 0 and 1")
     if not (bootstrap == 0 or bootstrap >= FEWEST_DRAWS):
         raise ValueError(f"bootstrap is {bootstrap}; give 0 for no intervals, or at least {FEWEST_DRAWS} draws")
     if not len(ladder):
         raise ValueError("the ladder has no finished rung; build it first")
+    fewest = min(rung.nonzeros for rung in ladder)
+    if at_most is not None and at_most < fewest:
+        raise ValueError(f"at_most is {at_most:,} weights and the smallest rung has {fewest:,}; prune further")
     if not len(target_train):
         raise ValueError("the target has no training images; entropy needs at least one")
     if target_train.images.shape[1:] != ladder[0].input_shape:

@@ -174,6 +174,10 @@ def select(
     also: Annotated[list[str] | None, typer.Option(help="An estimator to show beside it; may be repeated.")] = None,
     bootstrap: Annotated[int, typer.Option(min=0, help="Draws of the images for the intervals; 0: none.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Seed of these draws.")] = 0,
+    at_most: Annotated[
+        int | None,
+        typer.Option(help="Leave out rungs of more non-zero weights, each of which takes 2 to 3 bytes of flash."),
+    ] = None,
     source_fall: Annotated[
         float | None,
         typer.Option(
@@ -226,6 +230,7 @@ def select(
             estimators=names,
             bootstrap=bootstrap,
             seed=seed,
+            at_most=at_most,
             source_fall=source_fall,
             target=target,
             progress=progress,
@@ -249,7 +254,8 @@ def _selection_table(content: dict) -> RenderableType:
         if content["bootstrap"]:
             yield " to ".join(format(end, formats[estimator]) for end in rung["interval"])
         marks = {
-            "left out": rung["rung"] in content["forgotten"],
+            "too large": rung["rung"] in content["too_large"],
+            "has forgotten": rung["rung"] in content["forgotten"],
             "chosen": rung["rung"] == content["chosen_rung"],
             "best": rung["rung"] == content["best"],
             "as good": rung["as_good"],

@@ -95,6 +95,19 @@ def test_more_images_show_that_a_rung_has_forgotten(choose, tiny_ladder):
     assert (few.forgotten, few.rung) == ((), 2) and (many.forgotten, many.rung) == ((1, 2), 0)
 
 
+def test_a_rung_of_too_many_weights_is_not_chosen(choose, tiny_ladder):
+    """Nor is it the measure of what the others have forgotten."""
+    wide = np.random.default_rng(0).normal(size=(60, 4))
+    narrow = wide[:, :1] + 1e-3 * wide
+    sizes = [rung.nonzeros for rung in tiny_ladder]
+    fit = choose(wide, wide, narrow, source=(0.9, 0.72, 0.7), bootstrap=0, at_most=sizes[1], source_fall=0.05)
+    assert (fit.too_large, fit.forgotten, fit.best, fit.rung) == ((0,), (), 1, 1)
+    assert f"left out, more than {sizes[1]} weights: 0" in fit.explanation
+    assert choose(wide, narrow, narrow, bootstrap=0, estimator="paper", at_most=sizes[2]).rung == 2
+    with pytest.raises(ValueError, match=r"at_most is 5 weights and the smallest rung has [\d,]+; prune further"):
+        choose(wide, wide, wide, at_most=5)
+
+
 def test_every_rung_is_measured_and_the_choice_is_as_good_as_the_best(choice, tiny_ladder):
     assert [r.rung for r in choice.rungs] == [0, 1, 2] and {r.entropy.samples for r in choice.rungs} == {96}
     assert [list(r.estimates) for r in choice.rungs] == [[DEFAULT, "marginal", "joint", "probe"]] * 3
