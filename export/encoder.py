@@ -158,9 +158,10 @@ def _check(
     """Golden vectors, after the features of `values` proved equal to tflite-micro's."""
     device = _device(image, preprocessing)
     golden = {"input": values[:GOLDEN_IMAGES]}
-    expected = tflm.run_layers(model, golden["input"], [layer.output for layer in network.layers])
+    whole = network.last_writers()
+    expected = tflm.run_layers(model, golden["input"], list(whole))
     outputs = [device.encode_layers(v) for v in golden["input"]]
-    for number in network.last_writers().values():
+    for number in whole.values():
         layer = network.layers[number]
         golden[f"layer_{number:02d}"] = expected[layer.output]
         wrong = sum(int((o[number] != e).sum()) for o, e in zip(outputs, expected[layer.output], strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,6 +50,39 @@ def small_network() -> nn.Sequential:
     return network
 
 
+class Everything(nn.Module):
+    """Every operation there is, as a module, as a function or as a method."""
+
+    def __init__(self):
+        super().__init__()
+        self.depthwise = nn.Conv2d(4, 8, 3, (2, 1), 1, groups=4)
+        self.grouped = nn.Conv2d(8, 6, 3, padding="same", dilation=2, groups=2, bias=False)
+        self.norm = nn.BatchNorm2d(6)
+        self.squeeze = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(6, 3, 1), nn.SiLU(), nn.Conv2d(3, 6, 1), nn.Hardsigmoid()
+        )
+        self.average = nn.AvgPool2d(2, padding=1)
+        self.flatten = nn.Flatten()
+        self.first, self.second = nn.Linear(12 * 4 * 6, 9), nn.Linear(9, 5, bias=False)
+
+    def forward(self, x):
+        x = nn.functional.relu6(self.depthwise(x))
+        x = self.norm(torch.tanh(self.grouped(x)))
+        x = x * self.squeeze(x) + nn.functional.hardswish(x, inplace=True)
+        x = torch.cat([torch.relu(x), x.sigmoid()], dim=1)
+        x = nn.functional.dropout(self.average(x) - nn.functional.max_pool2d(x, 2, padding=1), training=self.training)
+        return self.second(self.first(self.flatten(x)).relu())
+
+
+def every_operation() -> nn.Module:
+    """Everything, with batch norm that has seen something."""
+    torch.manual_seed(0)
+    module = Everything()
+    module.norm.running_mean.uniform_(-0.3, 0.3)
+    module.norm.running_var.uniform_(0.2, 1.5)
+    return module
+
+
 @dataclass(frozen=True)
 class Source:
     """What export_encoder wants; the network comes fresh and in training mode, as constructors give it."""
@@ -57,9 +91,7 @@ class Source:
     input_shape: tuple[int, int, int] = (3, 16, 16)
     mean: tuple[float, ...] = (0.5, 0.4, 0.45)
     std: tuple[float, ...] = (0.2, 0.25, 0.22)
-
-    def encoder(self) -> nn.Module:
-        return small_network()
+    encoder: Callable[[], nn.Module] = small_network
 
 
 @dataclass(frozen=True)
@@ -87,6 +119,12 @@ def images():
 def network():
     """Makes the network of `source` anew."""
     return small_network
+
+
+@pytest.fixture(scope="session")
+def everything():
+    """Makes a network of every operation that can be exported; it takes 4x12x10."""
+    return every_operation
 
 
 @pytest.fixture(scope="session")

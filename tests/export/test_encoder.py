@@ -12,7 +12,7 @@ import torch
 from ai_edge_litert.interpreter import Interpreter
 
 from entropi.device import Bundle, HostDevice, describe, toolchain
-from entropi.export import CheckError, OnnxError, encoder, export_pixels
+from entropi.export import CheckError, OnnxError, encoder, export_encoder, export_pixels
 from entropi.export.image import Centering, write_image
 from entropi.export.integer import CONV
 from entropi.export.onnx import check_onnx, run_onnx
@@ -107,6 +107,16 @@ def test_the_report_adds_up(bundle, source):
     assert checks["tflite_micro_images_equal_byte_for_byte"] == 100
     assert checks["golden_images_equal_layer_by_layer"] == 4
     assert 0.99 < checks["int8_cosine"]["min"] <= checks["int8_cosine"]["mean"] <= 1.0
+
+
+def test_every_operation_of_torch_reaches_the_device(source, everything, images, tmp_path):
+    """export_encoder itself compares the bytes with tflite-micro's."""
+    of_four = {"input_shape": (4, 12, 10), "mean": (0.5,) * 4, "std": (0.25,) * 4}
+    made = export_encoder(replace(source, **of_four, encoder=everything), images.random(60, (4, 12, 10)), tmp_path)
+    kinds = {layer["kind"] for layer in made.report["layers"]}
+    assert kinds == {"conv", "table", "average_pool", "max_pool", "mean", "add", "sub", "mul", "copy"}
+    assert made.report["checks"]["tflite_micro_images_equal_byte_for_byte"] == 60
+    assert made.report["checks"]["int8_cosine"]["mean"] > 0.95
 
 
 def test_the_c_source_is_the_image(bundle, tmp_path):

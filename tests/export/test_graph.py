@@ -22,39 +22,6 @@ def test_batch_norm_is_folded(network):
         np.testing.assert_allclose(graph.folded(x), module(x), rtol=0, atol=1e-5)
 
 
-class Everything(nn.Module):
-    """Every operation there is, as a module, as a function or as a method."""
-
-    def __init__(self):
-        super().__init__()
-        self.depthwise = nn.Conv2d(4, 8, 3, (2, 1), 1, groups=4)
-        self.grouped = nn.Conv2d(8, 6, 3, padding="same", dilation=2, groups=2, bias=False)
-        self.norm = nn.BatchNorm2d(6)
-        self.squeeze = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), nn.Conv2d(6, 3, 1), nn.SiLU(), nn.Conv2d(3, 6, 1), nn.Hardsigmoid()
-        )
-        self.average = nn.AvgPool2d(2, padding=1)
-        self.flatten = nn.Flatten()
-        self.first, self.second = nn.Linear(12 * 4 * 6, 9), nn.Linear(9, 5, bias=False)
-
-    def forward(self, x):
-        x = nn.functional.relu6(self.depthwise(x))
-        x = self.norm(torch.tanh(self.grouped(x)))
-        x = x * self.squeeze(x) + nn.functional.hardswish(x, inplace=True)
-        x = torch.cat([torch.relu(x), x.sigmoid()], dim=1)
-        x = nn.functional.dropout(self.average(x) - nn.functional.avg_pool2d(x, 2, padding=1), training=self.training)
-        return self.second(self.first(self.flatten(x)).relu())
-
-
-def settled(module: nn.Module) -> nn.Module:
-    """In evaluation mode, with batch norm that has seen something."""
-    for norm in module.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            norm.running_mean.uniform_(-0.3, 0.3)
-            norm.running_var.uniform_(0.2, 1.5)
-    return module.eval()
-
-
 FUNCTIONS = {
     "relu": torch.relu,
     "relu6": nn.functional.relu6,
@@ -71,11 +38,10 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.parametrize("shape", [(3, 16, 16), (4, 12, 10)])
-def test_the_graph_computes_what_the_module_does(network, shape):
+@pytest.mark.parametrize(("make", "shape"), [("network", (3, 16, 16)), ("everything", (4, 12, 10))])
+def test_the_graph_computes_what_the_module_does(request, make, shape):
     """The nodes' own weights, by torch's functions: it is they that become TFLite."""
-    torch.manual_seed(0)
-    module = settled(network() if shape[0] == 3 else Everything())
+    module = request.getfixturevalue(make)().eval()
     graph = from_module(module, shape)
     x = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0))
     values = {graph.input: x}
