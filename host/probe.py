@@ -33,7 +33,7 @@ class HeadAccuracy:
 
 
 def probe(encoder: nn.Module | None, target: Dataset, samples_a_class: int = 10, draws: int = 5) -> HeadAccuracy:
-    """Train logistic heads on the encoder's features of `target.train` and test them on `target.test`.
+    """Train ridge heads on the encoder's features of `target.train` and test them on `target.test`.
 
     Without an encoder the features are the pixels themselves: the baseline an encoder has to beat.
     Raises ValueError when a class has fewer than `samples_a_class` training samples."""
@@ -51,8 +51,8 @@ def probe_features(
     few = []
     for draw in range(draws):
         picked = few_shot_indices(labels, samples_a_class, seed=draw)
-        few.append(heads.logistic(train[picked], labels[picked]).accuracy(test, target.test.labels))
-    return HeadAccuracy(heads.logistic(train, labels).accuracy(test, target.test.labels), tuple(few), samples_a_class)
+        few.append(heads.ridge(train[picked], labels[picked]).accuracy(test, target.test.labels))
+    return HeadAccuracy(heads.ridge(train, labels).accuracy(test, target.test.labels), tuple(few), samples_a_class)
 
 
 def _features(encoder: nn.Module | None, split: Split) -> np.ndarray:

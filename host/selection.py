@@ -20,6 +20,7 @@ import numpy as np
 from entropi.device.files import write_json
 from entropi.host.data import Split
 from entropi.host.entropy import ALIASES, DEFAULT, ESTIMATORS, LEVELS, Entropy, Features, measure
+from entropi.host.heads import held_out
 from entropi.host.networks.inference import outputs
 from entropi.host.progress import Progress
 from entropi.host.training.ladder import Rung
@@ -32,7 +33,6 @@ QUANTILE = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 FEWEST_DRAWS = 20  # of which one lies beyond each end of a 90 % interval
 # An estimate this near its largest possible value says no more; rungs that tie this often are as good as all.
 CEILING, NEARLY_ALL = 0.99, 0.8
-PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of the probe's ridge, times the number of samples
 
 
 class SelectionError(ValueError):
@@ -273,7 +273,7 @@ def select(
             raise ValueError(f"features of {rung.name} have {len(values)} rows for {len(target_train)} images")
         found = Features(values, levels)
         entropy = measure(found, [name for name in names if name != PROBE])
-        right = held_out(found, target_train.labels) if PROBE in names else None
+        right = held_out(found.values, target_train.labels) if PROBE in names else None
         probe = None if right is None else float(right.mean())
         measured.append(RungEntropy(rung.index, rung.alpha, rung.nonzeros, rung.source_accuracy, entropy, probe))
         for draw, index in enumerate(_resamples(len(values), bootstrap, seed)):
@@ -302,41 +302,6 @@ def check(*estimators: str) -> tuple[str, ...]:
         if name not in choices:
             raise ValueError(f"estimator {name!r} is not known; choose from {', '.join(choices)}")
     return tuple(dict.fromkeys(ALIASES.get(name, name) for name in estimators))
-
-
-def held_out(features: Features, labels: np.ndarray) -> np.ndarray:
-    """bool (N,): whether a linear classifier, trained on all other samples, puts this one into its class.
-
-    Ridge regression of one-hot classes on standardised features. Leaving each sample out has a closed form,
-    (y_i - f(x_i)) / (1 - h_i) with h the diagonal of the hat matrix, so nothing is trained twice; the penalty with
-    the least squared error of that kind is taken, as in sklearn's RidgeClassifierCV."""
-    from scipy.linalg import eigh
-    from threadpoolctl import threadpool_limits
-
-    classes, codes = np.unique(labels, return_inverse=True)
-    onehot = np.eye(len(classes))[codes]
-    x = features.centred.astype(np.float64)
-    x -= x.mean(0)
-    x = x[:, x.any(0)]
-    x /= x.std(0)
-    samples = len(x)
-    with threadpool_limits(1):
-        if samples >= x.shape[1]:
-            values, vectors = eigh(x.T @ x, driver="evd") if x.size else (np.zeros(0), np.zeros((0, 0)))
-        else:
-            values, vectors = eigh(x @ x.T, driver="evd")
-        positive = values > len(values) * np.finfo(float).eps * values.max(initial=0)
-        values, vectors = values[positive], vectors[:, positive]
-        basis = x @ vectors / np.sqrt(values) if samples >= x.shape[1] else vectors
-        projected, squares = basis.T @ onehot, basis**2
-        errors = []
-        for penalty in PENALTIES:
-            shrink = values / (values + penalty * samples)
-            leverage = 1 / samples + squares @ shrink
-            fitted = onehot.mean(0) + basis @ (shrink[:, None] * projected)
-            errors.append((onehot - fitted) / (1 - leverage)[:, None])
-    error = min(errors, key=lambda e: float((e * e).sum()))
-    return (onehot - error).argmax(1) == codes
 
 
 def _check_input(

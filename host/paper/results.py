@@ -17,7 +17,7 @@ from entropi.host.tables import table
 
 FIG_3 = ("resnet18", "CIFAR-100")
 HEADS = {
-    "logistic": "L2-regularised logistic regression on features standardised over the target training set",
+    "ridge": "ridge regression on features standardised over the target training set, penalty by leave-one-out error",
     "paper": "the paper's, Adam 1e-5, x0.99 an epoch, batch 128, 90 epochs, on the features as they are",
 }
 
@@ -41,7 +41,7 @@ def table_1(surveys: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         of_arch = [s for s in surveys if s["ladder"]["arch"] == arch]
         for target in dict.fromkeys(name for s in of_arch for name in s["targets"]):
             found = [(s, s["targets"][target]) for s in of_arch if target in s["targets"]]
-            for head, column in (("logistic", "accuracy"), ("paper", "paper_accuracy")):
+            for head, column in (("ridge", "accuracy"), ("paper", "paper_accuracy")):
                 dense = [100 * _accuracy(entry[column], 0) for _, entry in found]
                 selected = [100 * _accuracy(entry[column], entry["chosen"]) for _, entry in found]
                 rows.append(
@@ -100,7 +100,7 @@ def _deviations(gains: np.ndarray) -> float | None:
 
 
 def curves(surveys: Sequence[dict[str, Any]], arch: str, target: str) -> dict[str, Any]:
-    """Fig. 3: over alpha, the mean over seeds of estimates, source accuracy and the target's logistic head.
+    """Fig. 3: over alpha, the mean over seeds of estimates, source accuracy and the target's ridge head.
 
     Ladders that stop by themselves differ in length; the figure goes as far as the shortest. Raises ValueError when
     no survey has that network and target."""

@@ -41,7 +41,7 @@ def survey(
     """Survey `ladder` on every target that the file `path` does not hold yet; returns what the file then holds.
 
     `targets` maps the name a target has in tables to its data, `store` holds their images. For every target: each
-    rung's estimates and the accuracy of its logistic head, the selection with all training samples, the accuracy of the
+    rung's estimates and the accuracy of its ridge head, the selection with all training samples, the accuracy of the
     paper's head on the dense network and on all picks; and for the targets named in `few`, what each entropy picks
     with few samples a class.
     Raises SurveyError when the file is of another ladder."""
@@ -86,8 +86,8 @@ def _survey(ladder: Ladder, target: Dataset, few: bool, store: FeatureStore, pro
     )
     accuracies = []
     for done, rung in enumerate(ladder):
-        progress(done, len(ladder), f"logistic head of {rung.name}")
-        head = heads.logistic(store(rung, train), train.labels)
+        progress(done, len(ladder), f"ridge head of {rung.name}")
+        head = heads.ridge(store(rung, train), train.labels)
         accuracies.append(head.accuracy(store(rung, test), test.labels))
     picked = picks(selection)
     heads_of = sorted({0, selection.rung, *picked.values()})

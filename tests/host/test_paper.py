@@ -82,7 +82,7 @@ def test_a_survey_of_another_ladder_is_refused(made, tiny_ladder, target):
 def test_the_table_and_the_figure_are_written(made, tmp_path):
     found = made[0]
     rows = results.table_1(found)
-    assert [row["head"] for row in rows] == ["logistic", "paper"] and rows[0]["paper"] is None
+    assert [row["head"] for row in rows] == ["ridge", "paper"] and rows[0]["paper"] is None
     other = json.loads(json.dumps(found[0]))
     other["ladder"]["seed"], other["ladder"]["arch"] = 1, "resnet18"
     first = json.loads(json.dumps(other))

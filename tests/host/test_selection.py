@@ -9,14 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
-from sklearn.linear_model import Ridge
 
 from entropi.host import figures, probe, selection
 from entropi.host.cli import ladders
 from entropi.host.data import Split
-from entropi.host.entropy import DEFAULT, Features
+from entropi.host.entropy import DEFAULT
 from entropi.host.networks.inference import outputs
-from entropi.host.selection import Selection, SelectionError, by_chance, check, held_out, select
+from entropi.host.selection import Selection, SelectionError, by_chance, check, select
 
 
 @pytest.fixture(scope="module")
@@ -257,35 +256,6 @@ def test_rungs_that_are_all_alike_are_undecided(choose):
 
 
 # The probe
-
-
-@pytest.mark.parametrize(("samples", "units"), [(30, 6), (14, 20)])
-def test_held_out_equals_training_without_each_sample(samples, units):
-    rng = np.random.default_rng(samples)
-    labels = rng.permutation(np.arange(samples) % 3 + 5)
-    y = rng.normal(size=(samples, units)) + np.eye(units)[labels - 5]
-    y[:, 1] = 0.1  # says nothing
-    x = y.astype(np.float32).astype(np.float64)
-    keep = np.arange(units) != 1
-    x = (x[:, keep] - x[:, keep].mean(0)) / x[:, keep].std(0)
-    onehot = np.eye(3)[labels - 5]
-    by_penalty = []
-    for penalty in selection.PENALTIES:
-        predicted = np.empty((samples, 3))
-        for i in range(samples):
-            others = np.arange(samples) != i
-            predicted[i] = Ridge(penalty * samples).fit(x[others], onehot[others]).predict(x[i : i + 1])
-        by_penalty.append((((onehot - predicted) ** 2).sum(), predicted.argmax(1) + 5 == labels))
-    expected = min(by_penalty, key=lambda pair: pair[0])[1]
-    np.testing.assert_array_equal(held_out(Features(y), labels), expected)
-
-
-def test_held_out_is_perfect_or_chance():
-    rng = np.random.default_rng(0)
-    labels = np.arange(400) % 4
-    assert held_out(Features(np.eye(4)[labels] * 5 + rng.normal(size=(400, 4)) * 0.1), labels).all()
-    assert held_out(Features(rng.normal(size=(400, 4))), labels).mean() < 0.4
-    assert held_out(Features(np.ones((8, 4))), np.arange(8) % 4).mean() <= 0.25
 
 
 def test_probe_follows_the_labels_and_not_the_spread(choose):
