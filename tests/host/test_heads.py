@@ -19,7 +19,7 @@ def blobs(seed: int, classes: int, samples: int = 240, features: int = 6, scale:
 @given(seed=st.integers(0, 10**6), classes=st.integers(2, 5), samples=st.sampled_from([5, 60, 240]))
 @settings(max_examples=20, deadline=None)
 def test_the_folded_head_predicts_what_the_standardised_one_does(seed, classes, samples):
-    """scikit-learn's ridge on standardised features with one of the same penalties; with fewer samples than units, too."""
+    """scikit-learn's ridge on standardised features with one of the same penalties; few samples, too."""
     x, y = blobs(seed, min(classes, samples), samples)
     x[:, 2] = 7 + 1e-6 * x[:, 2]  # a unit that never changes
     varies = np.arange(6) != 2
