@@ -3,8 +3,8 @@
     python benchmarks/paper.py [REGIME=RUN ...]
 
 Keeps RUN/surveys/*.json as results/paper/REGIME/*.json, then makes results/paper/ anew from all surveys kept there:
-table1-REGIME.json, fig3-REGIME.json and .png, regret.json; and writes the tables of docs/results.md, between its
-markers. Without arguments it only makes these anew.
+table1-REGIME.json, fig3-REGIME-NETWORK.json and .png, regret.json; and writes the tables of docs/results.md, between
+its markers. Without arguments it only makes these anew.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from entropi.host.paper import regret, results
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "results" / "paper"
 PAGE = ROOT / "docs" / "results.md"
+FIG_3 = "CIFAR-100"
 
 
 def main() -> None:
@@ -41,11 +42,10 @@ def main() -> None:
         write_json(KEPT / f"table1-{folder.name}.json", table)
         tables[f"table1 {folder.name}"] = table_1(table)
         tables[f"ladders {folder.name}"] = ladders(surveys)
-        arch, target = results.FIG_3
-        if any(s["ladder"]["arch"] == arch and target in s["targets"] for s in surveys):
-            curves = results.curves(surveys, arch, target)
-            write_json(KEPT / f"fig3-{folder.name}.json", curves)
-            results.figure_3(curves, KEPT / f"fig3-{folder.name}.png")
+        for arch in dict.fromkeys(survey["ladder"]["arch"] for survey in surveys):
+            curves = results.curves(surveys, arch, FIG_3)
+            write_json(KEPT / f"fig3-{folder.name}-{arch}.json", curves)
+            results.figure_3(curves, KEPT / f"fig3-{folder.name}-{arch}.png")
         found = [{"regime": folder.name, **row} for survey in surveys for row in regret.regrets(survey)]
         tables[f"regret {folder.name}"] = regrets(found)
         rows += found

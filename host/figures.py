@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
 from entropi.host.probe import HeadAccuracy
 from entropi.host.selection import Selection
@@ -104,6 +104,7 @@ def _accuracies(
 def accuracy_over_alpha(axes: Axes, alphas: Sequence[float]) -> None:
     """Label the axes: accuracy in per cent over alpha, dense on the left, on a logarithmic scale."""
     axes.set_ylabel("test accuracy")
+    axes.yaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_xlabel("fraction of encoder weights kept, α")
     axes.set_xscale("log")

@@ -30,6 +30,7 @@ def figure_3(curves: dict[str, Any], path: str | Path) -> None:
         _band(top, alphas, curves["estimates"][name], 1 / largest, colour, marker, label)
     top.set_ylabel("entropy / its maximum")
     top.set_ylim(-0.2, 1.06)  # room for the legend
+    top.set_yticks(np.linspace(0, 1, 6))
     _band(bottom, alphas, curves["accuracy"], 1, GREEN, "D", f"{curves['target']}, linear head")
     source = bottom.twinx()
     _band(source, alphas, curves["source_accuracy"], 1, GREY, ".", "source task (right)")
@@ -46,7 +47,8 @@ def figure_3(curves: dict[str, Any], path: str | Path) -> None:
         axes.set_ylim(low - 0.2 * (high - low), high)
     lines = [*bottom.get_legend_handles_labels()[0], *source.get_legend_handles_labels()[0]]
     for axes, handles in ((top, None), (bottom, lines)):
-        axes.legend(handles=handles, frameon=False, fontsize=9, ncols=3, loc="lower left")
+        legend = axes.legend(handles=handles, fontsize=9, ncols=3, loc="lower left", framealpha=1, edgecolor="none")
+        legend.set_zorder(9)
     seeds = f"{curves['seeds']} seed{'s' if curves['seeds'] > 1 else ''}"
     top.set_title(f"{curves['arch']} on {curves['target']}, {seeds}", loc="left", fontsize=11.5, pad=20)
     for region, where, side in (("specialisation", peak * 1.12, "right"), ("forgetting", peak / 1.12, "left")):
