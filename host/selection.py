@@ -135,13 +135,13 @@ class Selection:
     @property
     def explanation(self) -> str:
         """Why this rung, in a sentence."""
-        left_out = {
-            f"more than {self.at_most} weights": self.too_large,
-            f"source accuracy more than {self.source_fall:.1%} below the best": self.forgotten,
-        }
-        return "; left out, ".join(
-            [self._reason(), *(f"{why}: {_listed(rungs)}" for why, rungs in left_out.items() if rungs)]
-        )
+        parts = [self._reason()]
+        if self.too_large:
+            parts.append(f"left out, more than {self.at_most:,} weights: {_listed(self.too_large)}")
+        if self.forgotten:
+            fall = f"source accuracy more than {self.source_fall:.1%} below the best"
+            parts.append(f"left out, {fall}: {_listed(self.forgotten)}")
+        return "; ".join(parts)
 
     def _reason(self) -> str:
         good = self.as_good

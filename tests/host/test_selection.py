@@ -101,7 +101,7 @@ def test_a_rung_of_too_many_weights_is_not_chosen(choose, tiny_ladder):
     sizes = [rung.nonzeros for rung in tiny_ladder]
     fit = choose(wide, wide, narrow, source=(0.9, 0.72, 0.7), bootstrap=0, at_most=sizes[1], source_fall=0.05)
     assert (fit.too_large, fit.forgotten, fit.best, fit.rung) == ((0,), (), 1, 1)
-    assert f"left out, more than {sizes[1]} weights: 0" in fit.explanation
+    assert f"left out, more than {sizes[1]:,} weights: 0" in fit.explanation
     assert choose(wide, narrow, narrow, bootstrap=0, estimator="paper", at_most=sizes[2]).rung == 2
     with pytest.raises(ValueError, match=r"at_most is 5 weights and the smallest rung has [\d,]+; prune further"):
         choose(wide, wide, wide, at_most=5)
