@@ -231,24 +231,21 @@ class _Reader:
         return self._data(op.inputs[1], np.int8)
 
     def _conv_2d(self, op, name: str) -> None:
+        self._sliding(op, (0, 3, 1, 2))
+
+    def _depthwise_conv_2d(self, op, name: str) -> None:
+        self._sliding(op, (3, 0, 1, 2))
+
+    def _sliding(self, op, order: tuple[int, ...]) -> None:
+        """A convolution whose weights, their axes in `order`, are [out, in / groups, kh, kw]."""
         weight = self._weights(op)
         if weight is None:
             return
-        weight = weight.transpose(0, 3, 1, 2)
+        weight = weight.transpose(order)
         dilation = (op.builtinOptions.dilationHFactor, op.builtinOptions.dilationWFactor)
         window = self._window(op, weight.shape[2:], dilation)
         channels = self._tensor(window["inputs"][0]).channels
         self._convolution(op, weight, window, dilation=dilation, groups=channels // weight.shape[1])
-
-    def _depthwise_conv_2d(self, op, name: str) -> None:
-        weight = self._weights(op)
-        if weight is None:
-            return
-        weight = weight.transpose(3, 0, 1, 2)
-        dilation = (op.builtinOptions.dilationHFactor, op.builtinOptions.dilationWFactor)
-        window = self._window(op, weight.shape[2:], dilation)
-        groups = self._tensor(window["inputs"][0]).channels
-        self._convolution(op, weight, window, dilation=dilation, groups=groups)
 
     def _fully_connected(self, op, name: str) -> None:
         weight = self._weights(op)
