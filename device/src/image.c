@@ -227,12 +227,13 @@ static int scales_fit(const uint8_t *image, const image_header *header, const la
 /* The exponentials are never negative, the first is not too small, and so few that their sum shifts by 31 at most. */
 static int softmax_fits(const uint8_t *image, const image_header *header, const layer *l, uint32_t channels)
 {
-    if (channels > MAX_SOFTMAX || !inside(header, l->parameters_at, SOFTMAX_BYTES) || load_i32(image + l->parameters_at) < 1 << 12)
+    if (channels > MAX_SOFTMAX || !inside(header, l->parameters_at, SOFTMAX_BYTES))
         return 0;
+    const uint8_t *exponentials = image + l->parameters_at;
     for (uint32_t i = 0; i < SOFTMAX_BYTES; i += 4)
-        if (load_i32(image + l->parameters_at + i) < 0)
+        if (load_i32(exponentials + i) < 0)
             return 0;
-    return 1;
+    return load_i32(exponentials) >= 1 << 12;
 }
 
 entropi_status validate_layers(const uint8_t *image, const image_header *header, uint32_t *stored_weights, uint32_t *macs)

@@ -6,8 +6,8 @@ SPECIALISE void pool(const layer *l, const tensor *in, const tensor *out, int8_t
     const int clipped = l->encoding == WINDOW_CLIPPED;
     for (uint32_t y = 0; y < out->height; y++)
         for (uint32_t x = 0; x < out->width; x++) {
-            const int32_t top = (int32_t)(y * l->stride_h) - l->pad_top, left = (int32_t)(x * l->stride_w) - l->pad_left;
-            int32_t y0 = top, y1 = top + l->kernel_h, x0 = left, x1 = left + l->kernel_w;
+            int32_t y0 = (int32_t)(y * l->stride_h) - l->pad_top, y1 = y0 + l->kernel_h;
+            int32_t x0 = (int32_t)(x * l->stride_w) - l->pad_left, x1 = x0 + l->kernel_w;
             if (clipped) {
                 y0 = y0 < 0 ? 0 : y0, y1 = y1 > in->height ? in->height : y1;
                 x0 = x0 < 0 ? 0 : x0, x1 = x1 > in->width ? in->width : x1;
@@ -82,8 +82,9 @@ void run_add(const uint8_t *image, const layer *l, const tensor *a, const tensor
                 const int32_t va = (*pa++ - zero_a) * (1 << ADD_HEADROOM_BITS);
                 const int32_t vb = (*pb - zero_b) * (1 << ADD_HEADROOM_BITS);
                 /* Unsigned: a hostile image may make these sums wrap. */
+                const uint32_t scaled_a = (uint32_t)requantise(va, multiplier_a, shift_a);
                 const uint32_t scaled_b = (uint32_t)requantise(vb, multiplier_b, shift_b);
-                const int32_t sum = (int32_t)((uint32_t)requantise(va, multiplier_a, shift_a) + (scaled_b ^ flip) - flip);
+                const int32_t sum = (int32_t)(scaled_a + (scaled_b ^ flip) - flip);
                 const int32_t scaled = requantise(sum, multiplier_out, shift_out);
                 *to++ = clamp_i8((int32_t)((uint32_t)scaled + (uint32_t)zero_out), low, high);
             }

@@ -1,10 +1,10 @@
-/* SOFTMAX over the channels of every position, after TFLM's integer kernel. Fixed point in the notation of gemmlowp: Qm.n
- * is an int32 with m bits before the point and n after it. */
+/* SOFTMAX over the channels of every position, after TFLM's integer kernel. Fixed point in the notation of gemmlowp:
+ * Qm.n is an int32 with m bits before the point and n after it. */
 #include "internal.h"
 
 enum { SUM_BITS = 12, OUTPUT_BITS = 8 }; /* the sum of exponentials is Q12.19 */
 
-/* The high half of 2ab, rounded half up (away from zero where it is positive). */
+/* The high half of 2ab, rounded half up. */
 static int32_t multiply(int32_t a, int32_t b)
 {
     const int64_t product = (int64_t)a * b;
@@ -34,26 +34,30 @@ static int32_t inverse_of_one_plus(int32_t a)
     return times_power(x, 1);
 }
 
+/* One position: channel c is from[c * in_plane], and goes to to[c * out_plane]. */
+static void softmax(const uint8_t *exponentials, const int8_t *from, uint32_t in_plane, int8_t *to, uint32_t out_plane,
+                    uint32_t channels)
+{
+    int32_t largest = -128, sum = 0;
+    for (uint32_t c = 0; c < channels; c++)
+        largest = from[c * in_plane] > largest ? from[c * in_plane] : largest;
+    for (uint32_t c = 0; c < channels; c++)
+        sum += divide(load_i32(exponentials + 4 * (largest - from[c * in_plane])), SUM_BITS);
+    int headroom = 0;
+    while (!((uint32_t)sum << headroom & 0x80000000u))
+        headroom++;
+    const int32_t scale = inverse_of_one_plus((int32_t)(((uint32_t)sum << headroom) - 0x80000000u));
+    const int right = SUM_BITS - headroom + 31 - OUTPUT_BITS;
+    for (uint32_t c = 0; c < channels; c++) {
+        const int32_t share = multiply(scale, load_i32(exponentials + 4 * (largest - from[c * in_plane])));
+        to[c * out_plane] = clamp_i8(divide(share, right) - 128, -128, 127);
+    }
+}
+
 void run_softmax(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations)
 {
-    const uint8_t *exponentials = image + l->parameters_at;
     for (uint32_t y = 0; y < out->height; y++)
-        for (uint32_t x = 0; x < out->width; x++) {
-            const int8_t *first = activations + interior(in) + y * in->pitch + x, *from = first;
-            int8_t *to = activations + interior(out) + y * out->pitch + x;
-            int32_t largest = -128, sum = 0;
-            for (uint32_t c = 0; c < in->channels; c++, from += in->plane)
-                largest = *from > largest ? *from : largest;
-            from = first;
-            for (uint32_t c = 0; c < in->channels; c++, from += in->plane)
-                sum += divide(load_i32(exponentials + 4 * (largest - *from)), SUM_BITS);
-            int headroom = 0;
-            while (!((uint32_t)sum << headroom & 0x80000000u))
-                headroom++;
-            const int32_t scale = inverse_of_one_plus((int32_t)(((uint32_t)sum << headroom) - 0x80000000u));
-            const int right = SUM_BITS - headroom + 31 - OUTPUT_BITS;
-            from = first;
-            for (uint32_t c = 0; c < in->channels; c++, from += in->plane, to += out->plane)
-                *to = clamp_i8(divide(multiply(scale, load_i32(exponentials + 4 * (largest - *from))), right) - 128, -128, 127);
-        }
+        for (uint32_t x = 0; x < out->width; x++)
+            softmax(image + l->parameters_at, activations + interior(in) + y * in->pitch + x, in->plane,
+                    activations + interior(out) + y * out->pitch + x, out->plane, out->channels);
 }
