@@ -263,7 +263,7 @@ def _selection_table(content: dict) -> RenderableType:
         yield next((mark for mark, fits in marks.items() if fits), "")
 
     interval = [">90 % interval"] * bool(content["bootstrap"])
-    columns = (">rung", ">alpha", ">nonzeros", ">source", f">{estimator}", *interval, "")
+    columns = (">rung", ">alpha", ">nonzeros", ">source", ">estimate", *interval, "")
     unit = "" if estimator == "probe" else ", in nats"
     parts = [table(f"{content['target']}: {estimator} chooses{unit}", columns, map(line, rungs), marked=marked)]
     if beside := [name for name in formats if name in rungs[0] and name != estimator]:
