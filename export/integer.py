@@ -104,10 +104,11 @@ def quantise_multiplier(real: float) -> tuple[int, int]:
 def window_span(size: int, out: int, kernel: int, stride: int, pad: int, dilation: int = 1) -> tuple[int, int]:
     """First and one past the last kernel index that meets data at any output position, along one axis.
 
-    Where none does, one index is kept: a kernel is never empty.
+    Where none does, one index is kept: a kernel is never empty. Nor is more cut off before the first than the padding
+    holds: a dilated kernel would begin inside the data, and padding is never negative.
     """
     met = [k for k in range(kernel) if any(0 <= o * stride + k * dilation - pad < size for o in range(out))]
-    return (met[0], met[-1] + 1) if met else (0, 1)
+    return (min(met[0], pad // dilation), met[-1] + 1) if met else (0, 1)
 
 
 def mean_scale(source: Tensor, out: Tensor) -> tuple[int, int]:

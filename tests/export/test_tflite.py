@@ -9,7 +9,7 @@ import flatbuffers
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from networks import write
 from torch import nn
@@ -252,6 +252,9 @@ SEEDS = st.integers(0, 2**32)
     size=SIZES, kernel=SMALL, stride=SMALL, padding=st.sampled_from([SAME, VALID]), dilation=st.integers(1, 2),
     groups=st.integers(1, 3), many=st.integers(1, 2), zero_point=st.integers(-128, 127), seed=SEEDS,
 )  # fmt: skip
+@example(
+    size=(2, 1), kernel=(3, 1), stride=(2, 1), padding=SAME, dilation=2, groups=1, many=1, zero_point=0, seed=0
+)  # Only the kernel's middle meets data, from inside the map.
 def test_grouped_depthwise_and_dilated_convolutions(
     size, kernel, stride, padding, dilation, groups, many, zero_point, seed
 ):
