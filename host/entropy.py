@@ -71,16 +71,45 @@ class Features:
     def centred(self) -> np.ndarray:
         """float32 (N, F): every unit without its mean, all in units of the range of the outputs.
 
-        The first row goes first, so that a unit that never changes is exactly zero whatever its value."""
-        centred = self.values - self.values[0]
-        centred *= 1 / max(self.high - self.low, SMALLEST)
+        A unit that never changes is exactly zero whatever its value."""
+        centred = (self.values - self._middle) * self._unit
         centred -= centred.mean(0)
         return centred
 
     @cached_property
+    def scatter(self) -> np.ndarray:
+        """float32 (F, F): the lower triangle of centred^T centred, made without a copy of all features."""
+        from scipy.linalg.blas import ssyrk
+
+        samples, units = self.values.shape
+        scatter, sums = np.zeros((units, units), np.float32, order="F"), np.zeros(units)
+        for start in range(0, samples, BLOCK):
+            block = (self.values[start : start + BLOCK] - self._middle) * self._unit
+            scatter = ssyrk(1, block.T, beta=1, c=scatter, overwrite_c=True)
+            sums += block.sum(0)
+        scatter = ssyrk(-1 / samples, sums[:, None].astype(np.float32), beta=1, c=scatter, overwrite_c=True)
+        return scatter.T
+
+    @property
+    def _middle(self) -> np.ndarray:
+        """float32 (F,): near every unit's mean, so that little is lost when what remains of it is taken off; and in
+        float64 first, in which the mean of one value many times over is that value."""
+        some = self.values[:: -(-len(self.values) // BLOCK)]
+        return some.mean(0, dtype=np.float64).astype(np.float32)
+
+    @property
+    def _unit(self) -> np.float32:
+        return np.float32(1 / max(self.high - self.low, SMALLEST))
+
+    @property
+    def by_unit(self) -> bool:
+        """Whether there are as many samples as units, so that the units' scatter matrix is the smaller one."""
+        return len(self.values) >= self.values.shape[1]
+
+    @cached_property
     def gram(self) -> np.ndarray:
-        """The scatter matrix of the centred units."""
-        return _gram(self.centred)
+        """Of the centred units: the smaller of their scatter matrix and the samples', with the same eigenvalues."""
+        return self.scatter if self.by_unit else self.centred @ self.centred.T
 
     def quantise(self, low: float, high: float) -> np.ndarray:
         """floor(y / delta + 1/2), y clipped to [low, high] and delta = (high - low) / levels, as uint8 from 0."""
@@ -136,18 +165,19 @@ def spectral(features: Features) -> float:
 @_estimator("spectral-correlation")
 def spectral_correlation(features: Features) -> float:
     """As spectral, of the units' correlation matrix; a unit that never changes is left out."""
-    centred = features.centred
-    by_unit = len(centred) >= centred.shape[1]  # then the scatter matrix holds all that is needed
-    norms = np.sqrt(features.gram.diagonal()) if by_unit else np.linalg.norm(centred, axis=0)
-    norms[norms == 0] = 1
-    return _entropy(_eigenvalues(features.gram / norms / norms[:, None] if by_unit else _gram(centred / norms)))
+    if features.by_unit:
+        norms = _norms(features.scatter.diagonal())
+        return _entropy(_eigenvalues(features.scatter / norms / norms[:, None]))
+    scaled = features.centred / _norms(np.square(features.centred).sum(0))
+    return _entropy(_eigenvalues(scaled @ scaled.T))
 
 
 @_estimator("rankme")
 def rankme(features: Features) -> float:
     """H = -sum p log p, p the singular values of the features as they are over their sum. At most log min(N, F)."""
     # float64: the mean's singular value dwarfs the others, whose squares float32 would lose
-    squares = _eigenvalues(_gram(features.values.astype(np.float64)))
+    y = features.values.astype(np.float64)
+    squares = _eigenvalues(y.T @ y if features.by_unit else y @ y.T)
     return _entropy(np.sqrt(squares.clip(0)))
 
 
@@ -191,13 +221,13 @@ def _marginal(codes: np.ndarray) -> float:
     return float(-(p * np.log(p, where=p > 0, out=np.zeros_like(p))).sum()) + 0.0
 
 
-def _gram(y: np.ndarray) -> np.ndarray:
-    """The smaller of y^T y and y y^T, which share their non-zero eigenvalues."""
-    return y.T @ y if y.shape[0] >= y.shape[1] else y @ y.T
+def _norms(squares: np.ndarray) -> np.ndarray:
+    """The units' norms, 1 for a unit of zeros, which can then be divided by it."""
+    return np.sqrt(np.where(squares > 0, squares, 1))
 
 
 def _eigenvalues(matrix: np.ndarray) -> np.ndarray:
-    """Of a Gram matrix, without the zeros that units of nothing but zeros stand for."""
+    """Of a Gram matrix, of which the lower triangle is enough, without the zeros that rows of zeros stand for."""
     from scipy.linalg import eigvalsh  # in float32 nearly twice as fast as NumPy's
 
     some = matrix.diagonal() > 0
