@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from entropi.device.files import write_json
+from entropi.export.ridge import held_out
 from entropi.host.data import Split
 from entropi.host.entropy import ALIASES, DEFAULT, ESTIMATORS, LEVELS, Entropy, Features, measure
-from entropi.host.heads import held_out
 from entropi.host.networks.inference import outputs
 from entropi.host.progress import Progress
 from entropi.host.training.ladder import Rung
