@@ -5,21 +5,23 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from entropi.export.integer import CONV, COPY, KIND_NAMES, MEAN, SOFTMAX, TABLE, Layer, Network
+from entropi.export.integer import CONV, COPY, KIND_NAMES, MEAN, SOFTMAX, TABLE, Layer, Network, Tensor
 from entropi.export.plan import Place, plan
+from entropi.export.rows import DENSE, Form, encode_scales, forms, row_scales, shannon_bound
+
+Optimize = Literal["size", "speed"]
 
 MAGIC = b"ENTR"
-VERSION = 2
+VERSION = 3
 HEADER = struct.Struct("<4sHHIHHHHIIIffIIIb3xII")
 TENSOR = struct.Struct("<IHHHBBBBbx")
 LAYER = struct.Struct("<BBHHHBBBBBBBBHbbIII")
-SPARSE, DENSE = 0, 1
 OVER_BORDER, CLIPPED = 0, 1
 NO_TENSOR = 0xFFFF
-ESCAPE = 255
 INT32_MAX = (1 << 31) - 1
 MAX_CONV_INPUT = 1 << 24
 MAX_MEAN = (1 << 21) - 1
@@ -46,46 +48,32 @@ class Centering:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What one layer costs in the image and on the device; nonzeros are the stored weights that are not zero."""
+    """What one layer costs in the image and on the device.
+
+    encoding: how the weights are stored, "" where there are none; reason: why so, with what the other ways take;
+    nonzeros: the stored weights that are not zero; bytes: weights and parameters; bound: the fewest bytes that the
+    weights alone can take (shannon_bound)."""
 
     name: str
     kind: str
     shape: tuple[int, int, int]
     encoding: str
+    reason: str
     weights: int
     nonzeros: int
     macs: int
     dense_macs: int
     bytes: int
+    bound: float
 
 
-def encode_rows(weight: np.ndarray) -> bytes:
-    """Sparse rows of int8 weights [rows, row length].
+@dataclass(frozen=True)
+class _Stored:
+    """A convolution's weights and parameters as they stand in the image."""
 
-    u32 length of the deltas; u16 non-zeros of each row; for each non-zero the zeros skipped since the last one (u8, a
-    255 skips 255 and carries no weight); then the int8 values. Raises ImageError above 65,535 non-zeros a row.
-    """
-    counts = np.count_nonzero(weight, axis=1)
-    if counts.max(initial=0) > 0xFFFF:
-        raise ImageError(f"a row has {counts.max()} non-zero weights; the format holds 65535; prune further")
-    deltas = bytearray()
-    for row in weight:
-        skipped = np.diff(np.flatnonzero(row), prepend=-1) - 1
-        for gap in skipped.tolist():
-            deltas += bytes([ESCAPE]) * (gap // ESCAPE)
-            deltas.append(gap % ESCAPE)
-    return (
-        struct.pack("<I", len(deltas)) + counts.astype("<u2").tobytes() + bytes(deltas) + weight[weight != 0].tobytes()
-    )
-
-
-def _conv_parameters(layer: Layer) -> bytes:
-    multipliers, shifts = zip(*layer.scales, strict=True)
-    return (
-        layer.bias.astype("<i4").tobytes()
-        + np.array(multipliers, "<i4").tobytes()
-        + np.array(shifts, np.int8).tobytes()
-    )
+    form: Form
+    parameters: bytes
+    reason: str
 
 
 def _check(network: Network, layer: Layer, places: dict[int, Place]) -> None:
@@ -112,10 +100,26 @@ def _check(network: Network, layer: Layer, places: dict[int, Place]) -> None:
         raise ImageError(f"{layer.name}: kernel, stride, padding or dilation of {largest}; the format holds 255")
 
 
-def write_image(network: Network, centering: Centering) -> tuple[bytes, list[LayerReport]]:
+def _store(layer: Layer, out: Tensor, optimize: Optimize) -> _Stored:
+    """A convolution in the form that `optimize` asks for, of two that cost the same the smaller one."""
+    ways = []
+    for form in forms(layer.weight):
+        parameters = encode_scales(row_scales(layer, out.zero_point, form.entries))
+        size = form.bytes + len(parameters)
+        cost = size if optimize == "size" else form.instructions(out.height * out.width)
+        ways.append((cost, size, form, parameters))
+    ways.sort(key=lambda way: way[:2])
+    unit = "bytes" if optimize == "size" else "predicted instructions"
+    costs = ", ".join(f"{form.name} {cost:,}" for cost, _, form, _ in ways)
+    _, _, form, parameters = ways[0]
+    return _Stored(form, parameters, f"fewest {unit}: {costs}")
+
+
+def write_image(network: Network, centering: Centering, optimize: Optimize = "size") -> tuple[bytes, list[LayerReport]]:
     """The image of a network and what each of its layers costs.
 
-    Raises ImageError when a limit of the format is exceeded.
+    `optimize` says how weights are stored where bytes and instructions conflict: the smallest way ("size"), or the one
+    that takes the fewest instructions ("speed"). Raises ImageError when a limit of the format is exceeded.
     """
     places, activation_bytes = plan(network)
     numbers = {index: number for number, index in enumerate(sorted(places))}
@@ -131,16 +135,12 @@ def write_image(network: Network, centering: Centering) -> tuple[bytes, list[Lay
 
     for layer in network.layers:
         _check(network, layer, places)
-        out = network.tensors[layer.output]
-        encoding, weights_at, weights = CLIPPED if layer.clipped else OVER_BORDER, 0, b""
+        encoding, weights_at, weights, stored = CLIPPED if layer.clipped else OVER_BORDER, 0, b"", None
         if layer.kind == CONV:
-            rows = layer.weight.reshape(len(layer.weight), -1)
-            encoding, weights = SPARSE, encode_rows(rows)
-            if rows.size <= len(weights):
-                encoding, weights = DENSE, rows.tobytes()
-            else:
-                row_entries = max(row_entries, int(np.count_nonzero(rows, axis=1).max()))
-            parameters = _conv_parameters(layer)
+            stored = _store(layer, network.tensors[layer.output], optimize)
+            encoding, parameters, weights = stored.form.encoding, stored.parameters, stored.form.encode()
+            if encoding != DENSE:
+                row_entries = max(row_entries, int(stored.form.entries.max()))
             weights_at = append(weights)
         elif layer.kind in (TABLE, SOFTMAX):
             parameters = layer.table.tobytes()
@@ -157,7 +157,6 @@ def write_image(network: Network, centering: Centering) -> tuple[bytes, list[Lay
                 weights_at, len(weights),
             )
         )  # fmt: skip
-        stored = ("sparse", "dense")[encoding] if layer.kind == CONV else ""
         reports.append(_report(network, layer, stored, len(weights) + len(parameters)))
 
     tensors_at = append(b"".join(_tensor_record(network, index, places[index]) for index in sorted(places)))
@@ -181,7 +180,7 @@ def _tensor_record(network: Network, index: int, place: Place) -> bytes:
     return TENSOR.pack(place.offset, *t.shape, *place.border, t.zero_point)
 
 
-def _report(network: Network, layer: Layer, encoding: str, size: int) -> LayerReport:
+def _report(network: Network, layer: Layer, stored: _Stored | None, size: int) -> LayerReport:
     out = network.tensors[layer.output]
     positions = out.height * out.width
     weights = 0 if layer.weight is None else layer.weight.size
@@ -190,10 +189,12 @@ def _report(network: Network, layer: Layer, encoding: str, size: int) -> LayerRe
         name=layer.name,
         kind=KIND_NAMES[layer.kind],
         shape=out.shape,
-        encoding=encoding,
+        encoding=stored.form.name if stored else "",
+        reason=stored.reason if stored else "",
         weights=weights,
         nonzeros=nonzeros,
-        macs=(nonzeros if encoding == "sparse" else weights) * positions,
+        macs=(weights if stored and stored.form.encoding == DENSE else nonzeros) * positions,
         dense_macs=weights * positions,
         bytes=size,
+        bound=0.0 if layer.weight is None else shannon_bound(layer.weight),
     )

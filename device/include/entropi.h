@@ -16,7 +16,7 @@
 extern "C" {
 #endif
 
-#define ENTROPI_IMAGE_VERSION 2
+#define ENTROPI_IMAGE_VERSION 3
 #define ENTROPI_ARENA_ALIGNMENT 8
 
 typedef enum {

@@ -1,5 +1,5 @@
 /* CONV_2D, DEPTHWISE_CONV_2D and FULLY_CONNECTED. The output channels of a group read the input channels of that group
- * alone. A row holds the weights of one output channel, in the order input channel, kernel row, kernel column. The
+ * alone. A row holds the weights of one output channel; a sparse one is decoded once an image, into packed weights. The
  * input's zero point is folded into the bias, and the input's border holds the zero point, so that a weight costs one
  * load and one multiply-accumulate at every output position. Output positions are computed in tiles whose sums stay in
  * registers while the row is walked once. */
@@ -24,8 +24,7 @@ typedef struct {
     uint32_t count;
     const int8_t *dense;
     const shape *shape;
-    int32_t bias, multiplier;
-    int shift;
+    row_scale scale;
 } channel;
 
 /* One packed weight is offset << 8 | value: how far its input lies from the window's corner, and the int8 value. */
@@ -54,7 +53,7 @@ static inline int32_t packed_value(uint32_t w) { return (int8_t)w; }
 /* Two groups of four output positions, `apart` input bytes from each other: 1 x 8 or 2 x 4 positions. */
 SPECIALISE void sum8(const channel *k, int is_dense, const int8_t *x, uint32_t stride, uint32_t apart, int32_t sums[8])
 {
-    int32_t s0 = k->bias, s1 = s0, s2 = s0, s3 = s0, s4 = s0, s5 = s0, s6 = s0, s7 = s0;
+    int32_t s0 = k->scale.bias, s1 = s0, s2 = s0, s3 = s0, s4 = s0, s5 = s0, s6 = s0, s7 = s0;
 #define EACH(value, inputs)                                                                                            \
     {                                                                                                                  \
         const int32_t v = (value);                                                                                     \
@@ -76,7 +75,7 @@ SPECIALISE void sum8(const channel *k, int is_dense, const int8_t *x, uint32_t s
 /* The same with two groups of two: 2 x 2 positions. */
 SPECIALISE void sum4(const channel *k, int is_dense, const int8_t *x, uint32_t stride, uint32_t apart, int32_t sums[8])
 {
-    int32_t s0 = k->bias, s1 = s0, s2 = s0, s3 = s0;
+    int32_t s0 = k->scale.bias, s1 = s0, s2 = s0, s3 = s0;
 #define EACH(value, inputs)                                                                                            \
     {                                                                                                                  \
         const int32_t v = (value);                                                                                     \
@@ -93,7 +92,7 @@ SPECIALISE void sum4(const channel *k, int is_dense, const int8_t *x, uint32_t s
 
 SPECIALISE int32_t sum1(const channel *k, int is_dense, const int8_t *x)
 {
-    int32_t sum = k->bias;
+    int32_t sum = k->scale.bias;
 #define EACH(value, inputs) sum += (value) * *(inputs);
     FOR_EACH_WEIGHT(k, is_dense, x, EACH)
 #undef EACH
@@ -103,8 +102,8 @@ SPECIALISE int32_t sum1(const channel *k, int is_dense, const int8_t *x)
 /* Scale `count` sums to neighbouring output positions. */
 static void put(const geometry *g, const channel *k, const int32_t *sums, uint32_t count, int8_t *to)
 {
-    const int32_t multiplier = k->multiplier, low = g->low, high = g->high, zero_point = g->zero_point;
-    const int shift = k->shift;
+    const int32_t multiplier = k->scale.multiplier, low = g->low, high = g->high, zero_point = g->zero_point;
+    const int shift = k->scale.shift;
     for (const int32_t *end = sums + count; sums != end;) {
         const int32_t scaled = requantise(*sums++, multiplier, shift);
         *to++ = clamp_i8((int32_t)((uint32_t)scaled + (uint32_t)zero_point), low, high);
@@ -191,44 +190,53 @@ static void sparse_channel(const geometry *g, const channel *k) { channel_by_str
 
 static void dense_channel(const geometry *g, const channel *k) { channel_by_stride(g, k, 1); }
 
-/* Where each kernel tap's input lies, seen from the corner of a window. */
+/* The positions of a sparse row, in the order of its entries: kernel row, kernel column, input channel. */
 typedef struct {
-    uint32_t taps, plane, reciprocal;
-    uint32_t offsets[MAX_TAPS];
+    uint32_t taps, channels, row_length;
+    uint32_t plane;          /* from one channel to the next, packed */
+    uint32_t ends[MAX_TAPS]; /* from the corner of a window to each tap's input behind the last channel, packed */
 } walk;
 
 static void plan_walk(walk *k, const layer *l, const tensor *in)
 {
     k->taps = (uint32_t)l->kernel_h * l->kernel_w;
-    k->plane = in->plane;
-    k->reciprocal = (65536u + k->taps - 1u) / k->taps;
-    uint32_t *offset = k->offsets;
+    k->channels = (uint32_t)in->channels / l->groups;
+    k->row_length = k->taps * k->channels;
+    k->plane = pack(in->plane, 0);
+    uint32_t *end = k->ends;
     for (uint32_t y = 0; y < l->kernel_h; y++)
         for (uint32_t x = 0; x < l->kernel_w; x++)
-            *offset++ = y * l->dilation_h * in->pitch + x * l->dilation_w;
+            *end++ = pack(y * l->dilation_h * in->pitch + x * l->dilation_w, 0) + k->channels * k->plane;
 }
 
 /* Decode the reader's next row into packed weights; returns how many. */
-static uint32_t decode_row(row_reader *r, const walk *k, uint32_t *row)
+SPECIALISE uint32_t decode_row(entry_reader *reader, int is_rice, const walk *k, uint32_t *row)
 {
-    const uint32_t count = load_u16(r->counts), taps = k->taps, plane = k->plane, reciprocal = k->reciprocal;
-    const uint8_t *deltas = r->deltas;
-    const int8_t *values = r->values;
-    uint32_t base = 0, tap = 0;
-    for (const uint32_t *end = row + count; row != end; row++) {
-        uint8_t delta;
-        do {
-            delta = *deltas++;
-            tap += delta;
-            /* tap / taps by multiplication, exact while tap < 255 + MAX_TAPS. */
-            const uint32_t channels = (tap * reciprocal) >> 16;
-            tap -= channels * taps;
-            base += channels * plane;
-        } while (delta == ESCAPE);
-        *row = pack(base + k->offsets[tap++], *values++);
+    if (reader->next >= k->row_length) {
+        reader->next -= k->row_length;
+        return 0;
     }
-    r->counts += 2, r->deltas = deltas, r->values = values;
-    return count;
+    const uint32_t channels = k->channels, plane = k->plane;
+    entry_reader r = *reader;
+    uint32_t *to = row;
+    for (const uint32_t *end = k->ends, *last = end + k->taps; end != last; end++) {
+        r.next -= channels; /* now below zero, from the tap's last channel backwards, while it belongs to the tap */
+        for (const uint32_t behind = *end; (int32_t)r.next < 0; read_entry(&r, is_rice))
+            *to++ = (behind + r.next * plane) | r.value;
+    }
+    reader->at = r.at, reader->bit = r.bit, reader->next = r.next, reader->value = r.value;
+    return (uint32_t)(to - row);
+}
+
+static uint32_t decode_pairs(entry_reader *r, const walk *k, uint32_t *row) { return decode_row(r, 0, k, row); }
+
+static uint32_t decode_codes(entry_reader *r, const walk *k, uint32_t *row) { return decode_row(r, 1, k, row); }
+
+static void constant_channel(const geometry *g, int8_t value)
+{
+    for (uint32_t y = 0; y < g->height; y++)
+        for (uint32_t x = 0; x < g->width; x++)
+            g->output[y * g->pitch + x] = value;
 }
 
 void run_conv(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations,
@@ -255,31 +263,28 @@ void run_conv(const uint8_t *image, const layer *l, const tensor *in, const tens
         .down = l->dilation_h * in->pitch,
         .across = l->dilation_w,
     };
-    const uint8_t *biases = image + l->parameters_at, *multipliers = biases + 4 * rows;
-    const int8_t *shifts = (const int8_t *)multipliers + 4 * rows;
     const uint8_t *weights = image + l->weights_at;
-    const int is_dense = l->encoding == WEIGHTS_DENSE;
-    row_reader reader = {0};
+    const int is_dense = l->encoding == WEIGHTS_DENSE, is_rice = l->encoding == WEIGHTS_RICE;
+    scale_reader scales = open_scales(image + l->parameters_at);
+    entry_reader entries = {0};
     walk steps;
     plan_walk(&steps, l, in);
-    if (!is_dense)
-        reader = open_rows(weights, rows);
+    if (!is_dense) {
+        entries = open_entries(weights, is_rice);
+        read_entry(&entries, is_rice);
+    }
     for (uint32_t c = 0; c < rows; c++, g.output += out->plane) {
         if (c && c % rows_a_group == 0)
             g.input += dense.channels * in->plane;
-        channel k = {
-            .packed = row,
-            .dense = (const int8_t *)weights + c * dense.channels * steps.taps,
-            .shape = &dense,
-            .bias = load_i32(biases + 4 * c),
-            .multiplier = load_i32(multipliers + 4 * c),
-            .shift = shifts[c],
-        };
-        if (is_dense) {
-            dense_channel(&g, &k);
-        } else {
-            k.count = decode_row(&reader, &steps, row);
-            sparse_channel(&g, &k);
+        channel k = {.packed = row, .dense = (const int8_t *)weights + c * steps.row_length, .shape = &dense};
+        if (!is_dense) {
+            k.count = (is_rice ? decode_codes : decode_pairs)(&entries, &steps, row);
+            if (!k.count) {
+                constant_channel(&g, (int8_t)*scales.at++);
+                continue;
+            }
         }
+        k.scale = read_scale(&scales);
+        (is_dense ? dense_channel : sparse_channel)(&g, &k);
     }
 }

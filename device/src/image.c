@@ -109,96 +109,125 @@ static int pool_fits(const layer *l, const tensor *in, const tensor *out)
     return l->encoding == WINDOW_OVER_BORDER && windows_fit(l, in, out);
 }
 
-static int scale_fits(const uint8_t *multiplier, int shift)
-{
-    return load_i32(multiplier) >= 0 && shift >= -31 && shift <= 30;
-}
+static int scale_fits(int32_t multiplier, int shift) { return multiplier >= 0 && shift >= -31 && shift <= 30; }
 
-/* A row's sums, |bias| + 128 * sum |w| at most, are what requantise can take with the row's shift. */
-static int sum_fits(const uint8_t *parameters, uint32_t rows, uint32_t row, uint64_t magnitude)
+/* The sums of a row, |bias| + 128 * magnitude at most, are what requantise can take with the row's shift. */
+static int sum_fits(const row_scale *s, uint64_t magnitude)
 {
-    const int32_t bias = load_i32(parameters + 4 * row), shift = (int8_t)parameters[8 * rows + row];
-    const int64_t half = shift < 0 ? (int64_t)1 << (-shift - 1) : 0;
-    return (bias < 0 ? -(int64_t)bias : bias) + (int64_t)(magnitude * 128u) + half <= INT32_MAX;
+    const int64_t half = s->shift < 0 ? (int64_t)1 << (-s->shift - 1) : 0;
+    return (s->bias < 0 ? -(int64_t)s->bias : s->bias) + (int64_t)(magnitude * 128u) + half <= INT32_MAX;
 }
 
 static uint32_t magnitude(int8_t w) { return (uint32_t)(w < 0 ? -w : w); }
 
-row_reader open_rows(const uint8_t *weights, uint32_t rows)
+/* The scales of a layer's rows, with how many of their bytes are left. */
+typedef struct {
+    scale_reader reader;
+    uint32_t left;
+} scale_check;
+
+static int start_scales(const uint8_t *image, const image_header *header, const layer *l, scale_check *scales)
 {
-    const uint8_t *counts = weights + 4, *deltas = counts + 2u * rows;
-    return (row_reader){counts, deltas, (const int8_t *)(deltas + load_u32(weights))};
+    if (!inside(header, l->parameters_at, SCALES_HEADER))
+        return 0;
+    const uint8_t *p = image + l->parameters_at;
+    const uint32_t bias_bytes = p[1], shift_bits = p[2];
+    if (bias_bytes < 1 || bias_bytes > 4 || shift_bits > SHIFT_BYTE)
+        return 0;
+    scales->reader = open_scales(p);
+    scales->left = header->length - CRC_BYTES - SCALES_HEADER - l->parameters_at;
+    return 1;
 }
 
-static int sparse_fits(const uint8_t *image, const image_header *header, const layer *l, uint32_t rows,
-                       uint32_t row_length, uint32_t *stored)
+static int row_fits(scale_check *scales, uint64_t magnitude)
 {
-    const uint8_t *weights = image + l->weights_at, *end = weights + l->weights_length;
-    if (l->weights_length < 4u + 2u * rows || load_u32(weights) > l->weights_length - 4u - 2u * rows)
+    if (scales->left < scales->reader.bytes)
         return 0;
-    row_reader r = open_rows(weights, rows);
-    const uint8_t *deltas_end = (const uint8_t *)r.values;
-    *stored = 0;
-    for (uint32_t row = 0; row < rows; row++) {
-        const uint32_t count = load_u16(r.counts + 2 * row);
-        uint32_t next = 0;
+    scales->left -= scales->reader.bytes;
+    const row_scale s = read_scale(&scales->reader);
+    return scale_fits(s.multiplier, s.shift) && sum_fits(&s, magnitude);
+}
+
+static int constant_fits(scale_check *scales)
+{
+    if (!scales->left)
+        return 0;
+    scales->left--, scales->reader.at++;
+    return 1;
+}
+
+/* The next entry begins in the weights and is none that the kernels cannot read. A code may be loaded from bytes behind
+ * the weights, but not behind the CRC. */
+static int entry_fits(const entry_reader *r, int is_rice, const uint8_t *end)
+{
+    if (!is_rice)
+        return end - r->at >= PAIR_BYTES && r->at[1] != 0;
+    if (r->bit >> 3 >= (uint32_t)(end - r->at))
+        return 0;
+    const uint32_t window = code_window(r);
+    return window && leading_zeros(window) + r->fixed <= MAX_RICE + 9u;
+}
+
+/* Walk the entries as the kernels do. The list ends with an entry of value 0 right behind the last row, and the weights
+ * end with that entry. */
+static int entries_fit(const image_header *header, const uint8_t *weights, uint32_t length, int is_rice, uint32_t rows,
+                       uint32_t row_length, scale_check *scales, uint32_t *stored)
+{
+    const uint8_t *end = weights + length;
+    if (is_rice && (length > INT32_MAX / 8 || weights[0] > MAX_RICE))
+        return 0;
+    entry_reader r = open_entries(weights, is_rice);
+    if (!entry_fits(&r, is_rice, end))
+        return 0;
+    read_entry(&r, is_rice);
+    for (uint32_t row = 0; row < rows; row++, r.next -= row_length) {
+        uint32_t count = 0;
         uint64_t total = 0;
-        if (count > header->row_entries || count > (uint32_t)(end - (const uint8_t *)r.values))
-            return 0;
-        for (uint32_t i = 0; i < count; i++) {
-            uint8_t delta;
-            do {
-                if (r.deltas == deltas_end)
-                    return 0;
-                delta = *r.deltas++;
-                next += delta;
-            } while (delta == ESCAPE);
-            if (next >= row_length)
+        for (; r.next < row_length; read_entry(&r, is_rice)) {
+            total += magnitude((int8_t)r.value);
+            *stored += r.value != 0;
+            if (++count > header->row_entries || !entry_fits(&r, is_rice, end))
                 return 0;
-            next++;
-            total += magnitude(*r.values++);
         }
-        if (!sum_fits(image + l->parameters_at, rows, row, total))
+        if (!(count ? row_fits(scales, total) : constant_fits(scales)))
             return 0;
-        *stored += count;
     }
-    return r.deltas == deltas_end && (const uint8_t *)r.values == end;
+    const uint32_t used = is_rice ? (r.bit + 7u) / 8u : (uint32_t)(r.at - weights);
+    return r.next == 0 && r.value == 0 && used == length;
 }
 
-static int dense_fits(const uint8_t *image, const layer *l, uint32_t rows, uint32_t row_length, uint32_t *stored)
+static int dense_fits(const int8_t *weights, uint32_t length, uint32_t rows, uint32_t row_length, scale_check *scales,
+                      uint32_t *stored)
 {
-    if (l->weights_length != (uint64_t)rows * row_length)
+    if (length != (uint64_t)rows * row_length)
         return 0;
-    const int8_t *w = (const int8_t *)image + l->weights_at;
     for (uint32_t row = 0; row < rows; row++) {
         uint64_t total = 0;
         for (uint32_t i = 0; i < row_length; i++)
-            total += magnitude(*w++);
-        if (!sum_fits(image + l->parameters_at, rows, row, total))
+            total += magnitude(*weights++);
+        if (!row_fits(scales, total))
             return 0;
     }
-    *stored = l->weights_length;
+    *stored = length;
     return 1;
 }
 
 static int conv_fits(const uint8_t *image, const image_header *header, const layer *l, const tensor *in,
                      const tensor *out, uint32_t *stored)
 {
-    const uint32_t taps = (uint32_t)l->kernel_h * l->kernel_w, rows = out->channels;
+    const uint32_t taps = (uint32_t)l->kernel_h * l->kernel_w, rows = out->channels, length = l->weights_length;
     if (!l->groups || in->channels % l->groups || rows % l->groups)
         return 0;
     const uint32_t row_length = in->channels / l->groups * taps;
+    const uint8_t *weights = image + l->weights_at;
+    scale_check scales;
     if (!windows_fit(l, in, out) || taps > MAX_TAPS || (uint64_t)in->channels * in->plane > 1u << 24 ||
-        !inside(header, l->parameters_at, 9u * rows) || !inside(header, l->weights_at, l->weights_length))
+        !inside(header, l->weights_at, length) || !start_scales(image, header, l, &scales))
         return 0;
-    const uint8_t *multipliers = image + l->parameters_at + 4u * rows;
-    const int8_t *shifts = (const int8_t *)multipliers + 4u * rows;
-    for (uint32_t row = 0; row < rows; row++)
-        if (!scale_fits(multipliers + 4 * row, shifts[row]))
-            return 0;
-    return l->encoding == WEIGHTS_SPARSE  ? sparse_fits(image, header, l, rows, row_length, stored)
-           : l->encoding == WEIGHTS_DENSE ? dense_fits(image, l, rows, row_length, stored)
-                                          : 0;
+    if (l->encoding == WEIGHTS_DENSE)
+        return dense_fits((const int8_t *)weights, length, rows, row_length, &scales, stored);
+    return l->encoding <= WEIGHTS_RICE &&
+           entries_fit(header, weights, length, l->encoding == WEIGHTS_RICE, rows, row_length, &scales, stored);
 }
 
 static int same_shape(const tensor *a, const tensor *b)
@@ -219,7 +248,7 @@ static int scales_fit(const uint8_t *image, const image_header *header, const la
     if (!inside(header, l->parameters_at, 8u * count))
         return 0;
     for (const uint8_t *p = image + l->parameters_at; count--; p += 8)
-        if (!scale_fits(p, load_i32(p + 4)))
+        if (!scale_fits(load_i32(p), load_i32(p + 4)))
             return 0;
     return 1;
 }
@@ -287,7 +316,7 @@ entropi_status entropi_describe(const void *image, size_t image_length, entropi_
 
     const image_header h = read_header(p);
     if (h.input >= h.tensors || h.output >= h.tensors || h.features == 0 || h.activation_bytes > INT32_MAX ||
-        h.row_entries > 0xFFFF || !inside(&h, h.centers_at, h.features) ||
+        h.row_entries > INT32_MAX / 8 || !inside(&h, h.centers_at, h.features) ||
         !inside(&h, h.tensors_at, (uint64_t)h.tensors * TENSOR_BYTES) ||
         !inside(&h, h.layers_at, (uint64_t)h.layers * LAYER_BYTES) || !(h.feature_gain > 0.0f) ||
         !(h.feature_gain < 1e9f) || !(h.input_scale > 0.0f))

@@ -4,6 +4,12 @@
 
 #include "entropi.h"
 
+#include <limits.h>
+
+#if INT_MAX < INT32_MAX
+#error "entropi needs an int of 32 bits; cores of 8 and 16 bits are not supported"
+#endif
+
 /* A kernel whose arguments are constants where it is used: one specialised copy a use, at -Os too. */
 #if defined(__GNUC__)
 #define SPECIALISE static inline __attribute__((always_inline))
@@ -24,10 +30,10 @@ enum {
     LAYER_COPY = 9,
     LAYER_SOFTMAX = 10
 };
-enum { WEIGHTS_SPARSE = 0, WEIGHTS_DENSE = 1 };
+enum { WEIGHTS_DENSE = 0, WEIGHTS_PAIRS = 1, WEIGHTS_RICE = 2 };
 enum { WINDOW_OVER_BORDER = 0, WINDOW_CLIPPED = 1 }; /* what a pool does at the edge */
 enum { TABLE_BYTES = 256, SOFTMAX_BYTES = 1024, MAX_SOFTMAX = 256 };
-enum { ESCAPE = 255, MAX_TAPS = 121, ADD_HEADROOM_BITS = 20 };
+enum { MAX_TAPS = 121, ADD_HEADROOM_BITS = 20 };
 
 /* The image is little-endian and read byte by byte: no alignment is asked of it, and no byte order of the core. */
 static inline uint16_t load_u16(const uint8_t *p) { return (uint16_t)(p[0] | p[1] << 8); }
@@ -81,13 +87,109 @@ static inline uint32_t interior(const tensor *t) { return t->offset + t->top * t
 /* E_IMAGE unless every layer of a CRC-checked image stays inside its tensors, its weights and 32-bit sums. */
 entropi_status validate_layers(const uint8_t *image, const image_header *header, uint32_t *stored_weights, uint32_t *macs);
 
-/* Sparse rows of one layer, read in order. */
+/* The weights of a sparse layer are one list of entries through all its rows, as pairs of bytes or as Rice codes. An
+ * entry is an int8 value, which may be 0, and its distance from the entry before it. One entry is read ahead. */
 typedef struct {
-    const uint8_t *counts, *deltas;
-    const int8_t *values;
-} row_reader;
+    const uint8_t *at;    /* the next pair; the first byte of the codes */
+    uint32_t bit;         /* codes: where the next one starts */
+    uint32_t unit;        /* codes: what a zero adds to the distance, 2^k; k bits are the remainder */
+    uint32_t fixed, less; /* codes: k + 9 bits beside the zeros; unit - 1 */
+    uint32_t next;        /* the entry read ahead lies so many positions after the start of the row */
+    uint32_t value;       /* and has this value, as 8 bits */
+} entry_reader;
 
-row_reader open_rows(const uint8_t *weights, uint32_t rows);
+/* Most zeros and remainder bits before a code's value: 7 bits of offset in a byte, the zeros, a one, the remainder and
+ * 8 bits of value are what one 32-bit load can hold. */
+enum { PAIR_BYTES = 2, MAX_RICE = 16 };
+
+#if defined(__GNUC__)
+#define leading_zeros(x) ((uint32_t)__builtin_clz(x))
+#else
+static inline uint32_t leading_zeros(uint32_t x)
+{
+    uint32_t zeros = 0;
+    while (!(x & 0x80000000u))
+        x <<= 1, zeros++;
+    return zeros;
+}
+#endif
+
+/* The codes from the reader's bit on: 25 bits at least, the first one highest. */
+static inline uint32_t code_window(const entry_reader *r)
+{
+    const uint8_t *p = r->at + (r->bit >> 3);
+    return ((uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | (uint32_t)p[3]) << (r->bit & 7u);
+}
+
+/* Read the next entry ahead. */
+SPECIALISE void read_entry(entry_reader *r, int is_rice)
+{
+    if (is_rice) {
+        const uint32_t window = code_window(r), zeros = leading_zeros(window);
+        const uint32_t code = (window << zeros) >> (32u - r->fixed); /* a one, the remainder, the value */
+        r->bit += zeros + r->fixed;
+        r->value = code & 0xFFu;
+        r->next = r->next - r->less + zeros * r->unit + (code >> 8);
+    } else {
+        r->value = r->at[0];
+        r->next += r->at[1];
+        r->at += PAIR_BYTES;
+    }
+}
+
+/* A reader before the first entry. */
+SPECIALISE entry_reader open_entries(const uint8_t *weights, int is_rice)
+{
+    entry_reader r = {.at = weights, .next = UINT32_MAX};
+    if (is_rice) {
+        r.bit = 8;
+        r.unit = 1u << weights[0];
+        r.less = r.unit - 1u;
+        r.fixed = weights[0] + 9u;
+    }
+    return r;
+}
+
+/* What makes outputs of a row's sums, read row after row. A row that holds no entries is one byte, its output. */
+typedef struct {
+    int32_t bias, multiplier;
+    int shift;
+} row_scale;
+
+typedef struct {
+    const uint8_t *at; /* the next row */
+    int lowest_shift;
+    uint32_t bytes, shift_at, shift_mask; /* of one row: its length, and where its shift - lowest_shift lies */
+    unsigned bias_up, bias_down;          /* shifts that cut the bias out of the 4 bytes at BIAS_AT */
+} scale_reader;
+
+enum { SCALES_HEADER = 4, BIAS_AT = 4, SHIFT_BYTE = 8 };
+
+static inline scale_reader open_scales(const uint8_t *parameters)
+{
+    const uint32_t bias_bytes = parameters[1], shift_bits = parameters[2];
+    const int own_byte = shift_bits == SHIFT_BYTE;
+    return (scale_reader){
+        .at = parameters + SCALES_HEADER,
+        .lowest_shift = (int8_t)parameters[0],
+        .bytes = BIAS_AT + bias_bytes + (own_byte ? 1u : 0u),
+        .shift_at = own_byte ? BIAS_AT + bias_bytes : BIAS_AT,
+        .shift_mask = (1u << shift_bits) - 1u,
+        .bias_up = 32u - 8u * bias_bytes,
+        .bias_down = 32u - 8u * bias_bytes + (own_byte ? 0u : shift_bits),
+    };
+}
+
+static inline row_scale read_scale(scale_reader *r)
+{
+    const uint8_t *p = r->at;
+    r->at += r->bytes;
+    return (row_scale){
+        .bias = (int32_t)(load_u32(p + BIAS_AT) << r->bias_up) >> r->bias_down,
+        .multiplier = load_i32(p),
+        .shift = r->lowest_shift + (int)(p[r->shift_at] & r->shift_mask),
+    };
+}
 
 /* The layer kernels: activations is the start of the activation bytes, row the scratch for one decoded row. */
 void run_conv(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations,

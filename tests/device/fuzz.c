@@ -1,4 +1,5 @@
-/* fuzz IMAGE ROUNDS: damage the image, mend its CRC, and run whatever the runtime accepts. Prints how many ran. */
+/* fuzz IMAGE ROUNDS: run the image; then damage it, mend its CRC, and run whatever the runtime accepts, so many times.
+ * Prints how many ran. */
 #include "entropi.h"
 
 #include <stdio.h>
@@ -46,10 +47,10 @@ int main(int argc, char **argv)
     const size_t length = fread(original, 1, sizeof original, file);
     fclose(file);
     int ran = 0;
-    for (long round = atol(argv[2]); round > 0; round--) {
+    for (long round = 0, rounds = atol(argv[2]); round <= rounds; round++) {
         uint8_t *image = malloc(length);
         memcpy(image, original, length);
-        for (uint32_t changes = 1 + next() % 3; changes > 0; changes--)
+        for (uint32_t changes = round ? 1 + next() % 3 : 0; changes > 0; changes--)
             image[next() % (length - 4)] = next() & 1 ? (uint8_t)next() : (uint8_t)(1u << next() % 8);
         const uint32_t crc = entropi_crc32(0, image, length - 4);
         for (int i = 0; i < 4; i++)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import zlib
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import conv_layer, reference, residual_network, write
+from networks import conv_layer, reference, requantise, residual_network, write
 
-from entropi.device import Bundle, DeviceError, HeadConfig, HostDevice, describe
+from entropi.device import Bundle, DeviceError, HeadConfig, HostDevice, describe, toolchain
 from entropi.device.bundle import Preprocessing
-from entropi.export.integer import Network, Tensor
+from entropi.export.image import Centering, write_image
+from entropi.export.integer import CONV, Layer, Network, Tensor, quantise_multiplier
 
 
 @pytest.fixture
@@ -26,6 +31,14 @@ def open_image(image: bytes) -> HostDevice:
     return HostDevice(bundle, "1MiB", head=HeadConfig(classes=2, batch=1))
 
 
+def write_optimized(network: Network, optimize: str) -> tuple[bytes, set[str]]:
+    """The image, and the forms of weights in it."""
+    out = network.tensors[network.output]
+    centering = Centering(np.zeros(out.channels * out.height * out.width, np.int8), 0.01)
+    image, reports = write_image(network, centering, optimize)
+    return image, {report.encoding for report in reports if report.encoding}
+
+
 def resealed(image: bytes) -> bytes:
     return image[:-4] + zlib.crc32(image[:-4]).to_bytes(4, "little")
 
@@ -33,7 +46,7 @@ def resealed(image: bytes) -> bytes:
 @pytest.mark.parametrize("seed", range(4))
 def test_every_layer_is_what_the_definition_says(seed):
     network = residual_network(seed, channels=4 + seed, size=8 + 3 * seed, density=(0.05, 0.3, 0.6, 1.0)[seed])
-    device = open_image(write(network))
+    device = open_image(write_optimized(network, ("speed", "size")[seed % 2])[0])
     for values in np.random.default_rng(seed).integers(-128, 128, (3, *network.tensors[0].shape)).astype(np.int8):
         found, expected = device.encode_layers(values), reference(network, values)
         for number in network.last_writers().values():
@@ -57,7 +70,247 @@ def test_convolutions_of_any_shape(data):
     layer = conv_layer(rng, source, 1, out, (0,), kernel, stride, pad, density, groups=groups)
     network = Network({0: source, 1: out}, 0, 1, [layer])
     values = rng.integers(-128, 128, source.shape).astype(np.int8)
-    np.testing.assert_array_equal(open_image(write(network)).encode_layers(values)[0], reference(network, values)[0])
+    for optimize in ("size", "speed"):
+        device = open_image(write_optimized(network, optimize)[0])
+        np.testing.assert_array_equal(device.encode_layers(values)[0], reference(network, values)[0])
+
+
+def one_by_one(weight: np.ndarray, scales=None, bias=None) -> Network:
+    """A convolution of one pixel; weight [rows, channels]."""
+    rows, channels = weight.shape
+    layer = Layer(
+        CONV, "conv", (0,), 1, -128, 127, weight=weight.astype(np.int8)[:, :, None, None],
+        scales=scales or (quantise_multiplier(0.1),) * rows, bias=np.zeros(rows, np.int64) if bias is None else bias,
+    )  # fmt: skip
+    return Network({0: Tensor(channels, 1, 1, 0.1, 0), 1: Tensor(rows, 1, 1, 0.1, 5)}, 0, 1, [layer])
+
+
+@pytest.mark.parametrize(
+    ("optimize", "density", "form"), [("size", 1.0, "dense"), ("speed", 0.1, "pairs"), ("size", 0.001, "rice")]
+)
+def test_every_form_of_weights_runs(optimize, density, form):
+    """Rows without weights, rows with one at either end, and distances that no single entry holds."""
+    rng = np.random.default_rng(0)
+    weight = rng.integers(1, 128, (40, 2000)) * (rng.random((40, 2000)) < density)
+    weight[[3] if form == "dense" else [*range(3, 9), 12, 21, 38, 39]] = 0
+    weight[10, 0] = weight[11, -1] = weight[20, -1] = -128
+    bias = rng.integers(-300, 300, 40)
+    network = one_by_one(weight, bias=bias, scales=tuple((1 << 30, -8 - row % 4) for row in range(40)))
+    image, forms = write_optimized(network, optimize)
+    assert forms == {form}
+    values = rng.integers(-128, 128, (2000, 1, 1)).astype(np.int8)
+    np.testing.assert_array_equal(open_image(image).encode_layers(values)[0], reference(network, values)[0])
+
+
+@pytest.mark.parametrize("shifts", [(-31, 20), (-31, -31), (-9, -8), (0, 6), (3, 20)])
+@pytest.mark.parametrize("bias", [0, 100, 1 << 29])
+def test_scales_of_any_width_run(shifts, bias):
+    weight = np.array([[3, 0], [0, 0], [0, -2], [1, 1]])
+    biases = np.array([bias if shift < 0 else bias % 101 for shift in (*shifts, *shifts)]) * [1, -1, -1, 1]
+    network = one_by_one(weight, bias=biases, scales=tuple(((1 << 30) + 5, shift) for shift in (*shifts, *shifts)))
+    values = np.array([100, -50], np.int8).reshape(2, 1, 1)
+    device = open_image(write_optimized(network, "size")[0])
+    np.testing.assert_array_equal(device.encode_layers(values)[0], reference(network, values)[0])
+
+
+@pytest.mark.parametrize(("optimize", "form"), [("size", "rice"), ("speed", "pairs")])
+def test_a_row_may_hold_more_than_65535_weights(optimize, form):
+    rng = np.random.default_rng(0)
+    weight = (rng.integers(-3, 4, (2, 65535, 1, 2)) * (rng.random((2, 65535, 1, 2)) < 0.8)).astype(np.int8)
+    layer = replace(
+        one_by_one(weight[:, :1, 0, 0]).layers[0], weight=weight, kernel=(1, 2), scales=((1 << 30, -8),) * 2
+    )
+    network = Network({0: Tensor(65535, 1, 2, 0.1, 0), 1: Tensor(2, 1, 1, 0.1, 5)}, 0, 1, [layer])
+    image, forms = write_optimized(network, optimize)
+    assert forms == {form} and describe(image).stored_weights == np.count_nonzero(weight) > 2 * 65535 * 0.6
+    values = rng.integers(-128, 128, (65535, 1, 2)).astype(np.int8)
+    sums = (weight[:, :, 0].astype(int) * values[None, :, 0]).sum(axis=(1, 2))
+    expected = (requantise(sums, *layer.scales[0]) + 5).astype(int).clip(-128, 127)
+    np.testing.assert_array_equal(open_image(image).encode_layers(values)[0].ravel(), expected)
+
+
+LENGTH_AT, ROW_ENTRIES_AT, LAYERS_AT, WEIGHTS_AT = 8, 24, 48, 64  # WEIGHTS_AT is that of the first layer
+PARAMETERS, WEIGHTS = 20, 24  # in a layer record; behind the weights' offset stands their length
+
+
+def u32(image: bytes, at: int) -> int:
+    return int.from_bytes(image[at : at + 4], "little")
+
+
+def patched(image: bytes, changes: dict[int, int]) -> bytes:
+    """The image with other bytes and its CRC mended."""
+    damaged = bytearray(image)
+    for at, value in changes.items():
+        damaged[at] = value & 0xFF
+    return resealed(bytes(damaged))
+
+
+def layer_record(image: bytes, number: int = 0) -> int:
+    return u32(image, LAYERS_AT) + 32 * number
+
+
+def at_the_end(image: bytes, section: int, data: bytes, number: int = 0) -> bytes:
+    """The image with other parameters or weights of a layer, right before the CRC."""
+    longer = bytearray(image[:-4] + data + bytes(4))
+    longer[LENGTH_AT : LENGTH_AT + 4] = len(longer).to_bytes(4, "little")
+    record = layer_record(image, number) + section
+    longer[record : record + 4] = (len(image) - 4).to_bytes(4, "little")
+    if section == WEIGHTS:
+        longer[record + 4 : record + 8] = len(data).to_bytes(4, "little")
+    return resealed(bytes(longer))
+
+
+def parameters(image: bytes, number: int = 0) -> bytes:
+    """A layer's parameters, and what follows them."""
+    return image[u32(image, layer_record(image, number) + PARAMETERS) :]
+
+
+def weights(image: bytes, number: int = 0) -> bytes:
+    at, length = (u32(image, layer_record(image, number) + WEIGHTS + i) for i in (0, 4))
+    return image[at : at + length]
+
+
+def hostile() -> dict[str, tuple[str, Callable[[bytes], dict[int, int]]]]:
+    """From what is wrong to the form of weights and the changes that make it so."""
+
+    def weights_end(image: bytes) -> int:
+        return WEIGHTS_AT + len(weights(image))
+
+    def record(byte: int, change: int) -> Callable[[bytes], dict[int, int]]:
+        return lambda image: {layer_record(image) + byte: image[layer_record(image) + byte] + change}
+
+    def parameter(byte: int, value: int) -> Callable[[bytes], dict[int, int]]:
+        return lambda image: {u32(image, layer_record(image) + PARAMETERS) + byte: value}
+
+    cases = {
+        "an encoding that does not exist": ("pairs", record(1, 2)),
+        "a distance of 0": ("pairs", lambda image: {WEIGHTS_AT + 3: 0}),
+        "a list that ends before the last row does": (
+            "pairs",
+            lambda image: {weights_end(image) - 1: image[weights_end(image) - 1] - 1},
+        ),
+        "a list that ends beyond the last row": ("pairs", lambda image: {weights_end(image) - 1: 200}),
+        "a weight at the end of the list": ("pairs", lambda image: {weights_end(image) - 2: 1}),
+        "a byte behind the list": ("pairs", record(28, 1)),
+        "an entry behind the list": ("pairs", record(28, 2)),
+        "a list without its end": ("pairs", record(28, -2)),
+        "half an entry": ("pairs", record(28, -1)),
+        "no weights": ("pairs", lambda image: {layer_record(image) + 28: 0}),
+        "k above 16": ("rice", lambda image: {WEIGHTS_AT: 17}),
+        "a k that makes codes too long": ("rice", lambda image: {WEIGHTS_AT: 16}),
+        "another k": ("rice", lambda image: {WEIGHTS_AT: image[WEIGHTS_AT] - 1}),
+        "zeros alone": ("rice", lambda image: {at: 0 for at in range(WEIGHTS_AT + 1, weights_end(image))}),
+        "ones alone": ("rice", lambda image: {at: 255 for at in range(WEIGHTS_AT + 1, weights_end(image))}),
+        "a byte behind the codes": ("rice", record(28, 1)),
+        "codes cut off": ("rice", record(28, -1)),
+        "no codes": ("rice", lambda image: {layer_record(image) + 28: 0}),
+        "k alone": ("rice", lambda image: {layer_record(image) + 28: 1}),
+        "too many dense weights": ("dense", record(28, 1)),
+    }
+    for form in ("pairs", "rice"):
+        cases[f"a row too long, {form}"] = form, lambda image: {ROW_ENTRIES_AT: image[ROW_ENTRIES_AT] - 1}
+    for form in ("dense", "pairs", "rice"):
+        cases |= {
+            f"no bytes of bias, {form}": (form, parameter(1, 0)),
+            f"5 bytes of bias, {form}": (form, parameter(1, 5)),
+            f"9 bits of shift, {form}": (form, parameter(2, 9)),
+            f"a shift above 30, {form}": (form, parameter(0, 31)),
+            f"a shift below -31, {form}": (form, parameter(0, -32)),
+            f"a negative multiplier, {form}": (form, parameter(7, 0xBF)),
+        }
+    return cases
+
+
+def small_image(form: str) -> bytes:
+    """One layer of 6 rows, of which the last is without weights in a sparse form."""
+    rng = np.random.default_rng(1)
+    channels, density = {"dense": (100, 1), "pairs": (100, 0.3), "rice": (1000, 0.004)}[form]
+    weight = rng.integers(1, 128, (6, channels)) * (rng.random((6, channels)) < density)
+    weight[-1, -3 if form == "dense" else 0 :] = 0
+    image, forms = write_optimized(one_by_one(weight), "speed" if form == "pairs" else "size")
+    assert forms == {form}
+    return image
+
+
+@pytest.mark.parametrize("what", hostile())
+def test_hostile_weights_are_refused(what):
+    form, damage = hostile()[what]
+    image = small_image(form)
+    assert describe(patched(image, {})).layers == 1
+    with pytest.raises(DeviceError, match="E_IMAGE"):
+        describe(patched(image, damage(image)))
+
+
+@pytest.fixture(scope="session")
+def fuzz(tmp_path_factory) -> Path:
+    if not shutil.which("cc"):
+        pytest.skip("the address sanitiser needs a system compiler named cc")
+    program = tmp_path_factory.mktemp("fuzz") / "fuzz"
+    flags = ["-std=c99", "-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-ffp-contract=off"]
+    sources = [*toolchain.RUNTIME_SOURCES, Path(__file__).with_name("fuzz.c")]
+    command = ["cc", *flags, f"-I{toolchain.INCLUDE}", *sources, "-o", program]
+    built = subprocess.run(command, capture_output=True, text=True)
+    if built.returncode and "asan" in built.stderr:
+        pytest.skip("the system compiler has no address sanitiser")
+    assert built.returncode == 0, built.stderr
+    return program
+
+
+@pytest.mark.parametrize("form", ["dense", "pairs", "rice"])
+def test_nothing_is_read_behind_a_section(tmp_path, fuzz, form):
+    image = small_image(form)
+    stored = 6 if form == "dense" else 5
+    whole = parameters(image)[: 4 + stored * (4 + parameters(image)[1]) + (6 - stored)]
+    assert describe(at_the_end(image, PARAMETERS, whole)).layers == 1
+    assert describe(at_the_end(image, WEIGHTS, weights(image))).layers == 1
+    for section, data in ((PARAMETERS, whole), (WEIGHTS, weights(image))):
+        for length in range(len(data)):
+            with pytest.raises(DeviceError, match="E_IMAGE"):
+                describe(at_the_end(image, section, data[:length]))
+        for length in (len(data) // 4, len(data) - 1):
+            (tmp_path / "image").write_bytes(at_the_end(image, section, data[:length]))
+            done = subprocess.run([fuzz, tmp_path / "image", "0"], capture_output=True, text=True)
+            assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(("k", "fits"), [(13, True), (12, False), (10, False)])
+def test_a_code_is_no_longer_than_one_load_holds(k, fits):
+    """25,001 positions to the weight at 25,000 are one code of 23 + 25000 / 2^k bits."""
+
+    def code(distance: int, value: int) -> str:
+        return "0" * (distance - 1 >> k) + f"1{(distance - 1) % (1 << k):0{k}b}{value:08b}"
+
+    weight = np.zeros((1, 30000), np.int8)
+    weight[0, 25000] = 7
+    image, _ = write_optimized(one_by_one(weight), "size")
+    bits = code(25001, 7) + code(5000, 0)
+    data = bytes([k]) + (int(bits, 2) << -len(bits) % 8).to_bytes(-(-len(bits) // 8), "big")
+    if fits:
+        assert describe(at_the_end(image, WEIGHTS, data)).stored_weights == 1
+    else:
+        with pytest.raises(DeviceError, match="E_IMAGE"):
+            describe(at_the_end(image, WEIGHTS, data))
+
+
+@pytest.mark.parametrize("optimize", ["size", "speed"])
+@pytest.mark.parametrize("last", ["centers", "parameters", "weights"])
+def test_the_runtime_is_clean_under_sanitisers(tmp_path, fuzz, optimize, last):
+    """Random damage with a mended CRC, opened and run where every out-of-bounds access ends the program. What stands
+    last in the image is what a decoder without checks would read beyond."""
+    image, forms = write_optimized(residual_network(seed=3, channels=3, size=6), optimize)
+    assert ("rice" if optimize == "size" else "pairs") in forms
+    if last == "weights":
+        image = at_the_end(image, WEIGHTS, weights(image, 4), 4)
+    if last == "parameters":
+        _, bias_bytes, shift_bits = parameters(image, 4)[:3]
+        length = 4 + 1 + 5 * (4 + bias_bytes + (shift_bits == 8))  # the first of 6 rows has no weights
+        image = at_the_end(image, PARAMETERS, parameters(image, 4)[:length], 4)
+    describe(image)
+    (tmp_path / "image").write_bytes(image)
+    done = subprocess.run([fuzz, tmp_path / "image", "10000"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    ran = int(done.stdout.split()[0])
+    assert 100 < ran < 10000, f"{ran} of 10000 damaged images were accepted; the test wants some of both"
 
 
 def test_any_flipped_byte_is_refused(network):
@@ -80,16 +333,15 @@ def test_truncated_and_extended_images_are_refused(network):
 
 
 @settings(max_examples=400, deadline=None)
-@given(changes=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=4))
-def test_a_hostile_image_is_refused_or_harmless(changes):
+@given(
+    changes=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=4),
+    optimize=st.sampled_from(["size", "speed"]),
+)
+def test_a_hostile_image_is_refused_or_harmless(changes, optimize):
     """A valid CRC over nonsense: whatever describe lets through must run inside the arena."""
-    network = residual_network(seed=2, channels=3, size=6)
-    image = bytearray(write(network))
-    for at, value in changes:
-        image[at % (len(image) - 4)] = value
-    image = resealed(bytes(image))
+    image, _ = write_optimized(residual_network(seed=2, channels=3, size=6), optimize)
     try:
-        device = open_image(image)
+        device = open_image(patched(image, {at % (len(image) - 4): value for at, value in changes}))
     except DeviceError:
         return
     info = device.info

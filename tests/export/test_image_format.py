@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 import struct
 import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +14,10 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from networks import residual_network, write
+from networks import requantise, residual_network, write
 
 from entropi.device import describe
-from entropi.export.image import Centering, ImageError, encode_rows, write_image
+from entropi.export.image import Centering, ImageError, write_image
 from entropi.export.integer import (
     AVERAGE_POOL,
     CONV,
@@ -28,26 +31,63 @@ from entropi.export.integer import (
     quantise_multiplier,
 )
 from entropi.export.plan import plan
+from entropi.export.rows import encode_scales, forms, row_scales, shannon_bound
 
 
-def decode_rows(data: bytes, rows: int, row_length: int) -> np.ndarray:
-    """Sparse rows back to int8 [rows, row_length]."""
-    (delta_bytes,) = struct.unpack_from("<I", data)
-    counts = struct.unpack_from(f"<{rows}H", data, 4)
-    deltas = iter(data[4 + 2 * rows : 4 + 2 * rows + delta_bytes])
-    values = iter(data[4 + 2 * rows + delta_bytes :])
-    weight = np.zeros((rows, row_length), np.int8)
-    for row, count in zip(weight, counts, strict=True):
-        at = 0
-        for _ in range(count):
-            while (delta := next(deltas)) == 255:
-                at += 255
-            at += delta
-            value = next(values)
-            row[at] = value - 256 if value > 127 else value
+def pairs(data: bytes) -> list[tuple[int, int]]:
+    """Distances and values."""
+    return [(distance, value) for value, distance in struct.iter_unpack("<bB", data)]
+
+
+def codes(data: bytes) -> list[tuple[int, int]]:
+    """Distances and values, up to the end of a list: 7 bits of zeros or fewer."""
+    k, bits = data[0], "".join(f"{byte:08b}" for byte in data[1:])
+    entries, at = [], 0
+    while "1" in bits[at:]:
+        q = bits.index("1", at) - at
+        assert q + k <= 16
+        at += q + 1 + k + 8
+        remainder, value = bits[at - 8 - k : at - 8], int(bits[at - 8 : at], 2)
+        entries.append(((q << k) + int(remainder or "0", 2) + 1, value - 256 if value > 127 else value))
+    assert len(bits) - at < 8
+    return entries
+
+
+def decode_rows(data: bytes, encoding: int, shape: tuple[int, int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Weights int8 of `shape`, and how many of each row are stored."""
+    rows, channels, *kernel = shape
+    length = channels * kernel[0] * kernel[1]
+    if encoding == 0:
+        return np.frombuffer(data, np.int8).reshape(shape), np.full(rows, length)
+    entries = (pairs if encoding == 1 else codes)(data)
+    weight, stored, at = np.zeros(rows * length, np.int8), np.zeros(rows, int), -1
+    for distance, value in entries[:-1]:
+        assert distance > 0
+        at += distance
+        weight[at] = value
+        stored[at // length] += 1
+    assert (at + entries[-1][0], entries[-1][1]) == (rows * length, 0)
+    return weight.reshape(rows, *kernel, channels).transpose(0, 3, 1, 2), stored
+
+
+def decode_scales(data: bytes, stored: list[bool]) -> list[int | tuple[int, int, int]]:
+    """Of every row the constant, or bias, multiplier and shift; `data` may go on behind them."""
+    lowest, size, bits = struct.unpack_from("<bBB", data)
+    rows, at = [], 4
+    for is_stored in stored:
+        if not is_stored:
+            rows += struct.unpack_from("<b", data, at)
             at += 1
-    assert not list(deltas) and not list(values)
-    return weight
+            continue
+        (multiplier,) = struct.unpack_from("<i", data, at)
+        field = int.from_bytes(data[at + 4 : at + 4 + size], "little", signed=True)
+        at += 4 + size
+        if bits == 8:
+            rows.append((field, multiplier, lowest + data[at]))
+            at += 1
+        else:
+            rows.append((field >> bits, multiplier, lowest + field % (1 << bits)))
+    return rows
 
 
 def decode(image: bytes) -> dict:
@@ -62,7 +102,7 @@ def decode(image: bytes) -> dict:
     def f(at):
         return struct.unpack_from("<f", image, at)[0]
 
-    assert image[:4] == b"ENTR" and u(4, 2) == 2 and u(6, 2) == 64 and u(8, 4) == len(image)
+    assert image[:4] == b"ENTR" and u(4, 2) == 3 and u(6, 2) == 64 and u(8, 4) == len(image)
     assert u(len(image) - 4, 4) == zlib.crc32(image[:-4])
     assert image[53:64] == bytes(11)
     found = {
@@ -93,13 +133,9 @@ def decode(image: bytes) -> dict:
             assert parameters % 4 == weights % 4 == 0
             rows = tensors[layer["output"]]["shape"][0]
             shape = (rows, tensors[layer["input"]]["shape"][0] // layer["groups"], *layer["kernel"])
-            layer["bias"] = [i(parameters + 4 * r, 4) for r in range(rows)]
-            layer["scales"] = [
-                (i(parameters + 4 * (rows + r), 4), i(parameters + 8 * rows + r, 1)) for r in range(rows)
-            ]
-            data = image[weights : weights + length]
-            flat = np.frombuffer(data, np.int8) if layer["encoding"] else decode_rows(data, rows, np.prod(shape[1:]))
-            layer["weight"] = flat.reshape(shape)
+            layer["weight_bytes"] = length
+            layer["weight"], layer["stored"] = decode_rows(image[weights : weights + length], layer["encoding"], shape)
+            layer["rows"] = decode_scales(image[parameters:], layer["stored"] > 0)
         else:
             assert (weights, length) == (0, 0) and layer["encoding"] <= (layer["kind"] in (2, 5))
             count = {2: 0, 3: 3, 4: 1, 5: 0, 6: 3, 7: 1, 8: 0, 9: 0}[layer["kind"]]
@@ -119,31 +155,74 @@ VALUES = st.integers(-128, 127).filter(bool)
 
 
 @settings(max_examples=200, deadline=None)
-@given(rows=st.lists(st.lists(st.tuples(GAPS, VALUES), max_size=8), min_size=1, max_size=6), tail=st.integers(0, 300))
-@example(rows=[[(g, -128)] for g in (0, 254, 255, 256, 510, 1000)], tail=0)
-@example(rows=[[(g, 1) for g in (0, 254, 255, 256, 510, 1000)], []], tail=255)
-def test_rows_come_back(rows, tail):
-    flat = [gaps_row([gap for gap, _ in row], [value for _, value in row]) for row in rows]
-    length = max(map(len, flat)) + tail
-    weight = np.stack([np.pad(row, (0, length - len(row))) for row in flat])
-    np.testing.assert_array_equal(decode_rows(encode_rows(weight), len(rows), length), weight)
-
-
-@pytest.mark.parametrize(
-    ("gap", "deltas"),
-    [(0, [0]), (254, [254]), (255, [255, 0]), (256, [255, 1]), (510, [255, 255, 0]), (1000, [255, 255, 255, 235])],
+@given(
+    rows=st.lists(st.lists(st.tuples(GAPS, VALUES), max_size=8), min_size=1, max_size=6),
+    tail=st.integers(0, 300),
+    taps=st.sampled_from([(1, 1), (3, 3), (1, 2)]),
 )
-def test_a_gap_in_bytes(gap, deltas):
-    expected = struct.pack("<IH", len(deltas), 1) + bytes(deltas) + b"\x07"
-    assert encode_rows(gaps_row([gap], [7])[None]) == expected
+@example(rows=[[(g, -128)] for g in (0, 254, 255, 256, 510, 1000)], tail=0, taps=(1, 1))
+@example(rows=[[(g, 1) for g in (0, 254, 255, 256, 510, 1000)], []], tail=255, taps=(3, 3))
+@example(rows=[[(200000, 1)] + [(0, 1)] * 9, [(200000, 1)]], tail=1, taps=(3, 3))
+@example(rows=[[]], tail=0, taps=(1, 1))
+def test_rows_come_back_from_every_form(rows, tail, taps):
+    flat = [gaps_row([gap for gap, _ in row], [value for _, value in row]) for row in rows]
+    channels = -(-(max(map(len, flat)) + tail + 1) // (taps[0] * taps[1]))
+    length = channels * taps[0] * taps[1]
+    weight = np.stack([np.pad(row, (0, length - len(row))) for row in flat]).reshape(len(rows), channels, *taps)
+    for number, form in enumerate(forms(weight)):
+        data = form.encode()
+        assert (form.encoding, form.bytes) == (number, len(data))
+        found, stored = decode_rows(data, number, weight.shape)
+        np.testing.assert_array_equal(found, weight)
+        np.testing.assert_array_equal(form.entries, stored)
 
 
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "image-format.md").read_text()
+
+
+def test_the_documents_pairs_are_what_the_code_writes():
+    rows = re.findall(r"^\| (\d+) \| ((?:`[0-9a-f ]+` ?)+) \|$", DOCUMENT, re.MULTILINE)
+    assert [int(distance) for distance, _ in rows] == [1, 255, 256, 600]
+    for distance, data in rows:
+        weight = gaps_row([int(distance) - 1], [7]).reshape(1, -1, 1, 1)
+        assert forms(weight)[1].encode() == bytes.fromhex(data.replace("`", "") + "0001")
+
+
+def test_the_documents_codes_mean_what_it_says():
+    rows = re.findall(r"^\| (\d+) \| (\d+) \| (-?\d+) \| ((?:`[01 ]+` ?)+)", DOCUMENT, re.MULTILINE)
+    assert len(rows) == 4
+    for k, distance, value, code in rows:
+        bits = re.sub("[` ]", "", code)
+        bits += "0" * (-len(bits) % 8)
+        data = bytes(int(bits[at : at + 8], 2) for at in range(0, len(bits), 8))
+        distances, values = zip(*codes(bytes([int(k)]) + data), strict=True)
+        assert (sum(distances), values[-1], any(values[:-1])) == (int(distance), int(value), False)
+
+
+SCALE = st.tuples(
+    st.one_of(st.integers(-(1 << 31), (1 << 31) - 1), st.integers(-300, 300)),
+    st.integers(0, (1 << 31) - 1),
+    st.one_of(st.integers(-31, 30), st.integers(-9, -7)),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.one_of(SCALE, st.integers(-128, 127)), min_size=1, max_size=9))
+@example([(0, 0, 0)])
+@example([-128])
+@example([(-(1 << 31), 1 << 30, -31), ((1 << 31) - 1, 0, 30)])
+@example([((1 << 30) - 1, 1, 4), (-(1 << 30), 1, 5)])
+def test_scales_come_back(rows):
+    assert decode_scales(encode_scales(rows), [isinstance(row, tuple) for row in rows]) == rows
+
+
+@pytest.mark.parametrize("optimize", ["size", "speed"])
 @pytest.mark.parametrize("density", [0.02, 0.3, 1.0])
-def test_an_image_holds_the_network(density):
+def test_an_image_holds_the_network(density, optimize):
     network = residual_network(seed=5, channels=20, size=7, density=density)
     rng = np.random.default_rng(0)
     centering = Centering(rng.integers(-128, 128, 80).astype(np.int8), 0.0125)
-    image, reports = write_image(network, centering)
+    image, reports = write_image(network, centering, optimize)
     found = decode(image)
     places, activation_bytes = plan(network)
 
@@ -163,22 +242,36 @@ def test_an_image_holds_the_network(density):
         assert (record["kernel"], record["stride"], record["pad"]) == (layer.kernel, layer.stride, layer.pad)
         assert (record["dilation"], record["groups"]) == (layer.dilation, layer.groups)
         assert record["clamp"] == (layer.low, layer.high)
-        assert tuple(record["scales"]) == layer.scales
         if layer.kind in (MAX_POOL, AVERAGE_POOL):
             assert record["encoding"] == layer.clipped
         if layer.kind == TABLE:
             np.testing.assert_array_equal(record["table"], layer.table)
         if layer.kind == CONV:
-            assert report.encoding == ("sparse", "dense")[record["encoding"]]
-            np.testing.assert_array_equal(record["bias"], layer.bias)
+            assert report.encoding == ("dense", "pairs", "rice")[record["encoding"]]
+            assert report.bytes == record["weight_bytes"] + len(encode_scales(record["rows"]))
             np.testing.assert_array_equal(record["weight"], layer.weight)
-    sparse = [r for r, layer in zip(found["layers"], network.layers, strict=True) if layer.kind == CONV]
-    longest = [np.count_nonzero(r["weight"], axis=(1, 2, 3)).max() for r in sparse if not r["encoding"]]
+            zero_point = network.tensors[layer.output].zero_point
+            for row, bias, scale, weight in zip(record["rows"], layer.bias, layer.scales, layer.weight, strict=True):
+                if weight.any():
+                    assert row == (bias, *scale)
+                else:
+                    assert constant(row, layer, zero_point) == constant((bias, *scale), layer, zero_point)
+        else:
+            assert tuple(record["scales"]) == layer.scales
+    longest = [r["stored"].max() for r in found["layers"] if r["kind"] == CONV and r["encoding"]]
     assert found["row_entries"] == max(longest, default=0)
 
     info = describe(image)
     stored = [r.weights if r.encoding == "dense" else r.nonzeros for r in reports]
     assert (info.stored_weights, info.macs) == (sum(stored), sum(r.macs for r in reports))
+
+
+def constant(row: int | tuple[int, int, int], layer: Layer, zero_point: int) -> int:
+    """What a row without weights puts out."""
+    if isinstance(row, int):
+        return row
+    bias, *scale = row
+    return int(np.clip(requantise(np.array(bias), *scale) + zero_point, layer.low, layer.high))
 
 
 def conv(source: Tensor, out: Tensor, **fields) -> Network:
@@ -195,10 +288,6 @@ def pixel(channels: int = 1, size: int = 1) -> Tensor:
 
 def big_kernel() -> Network:
     return conv(pixel(size=12), pixel(), weight=np.ones((1, 1, 11, 12), np.int8))
-
-
-def many_nonzeros() -> Network:
-    return conv(pixel(65536), pixel(), weight=np.ones((1, 65536, 1, 1), np.int8))
 
 
 def wide_tensor() -> Network:
@@ -219,7 +308,6 @@ def deep_border() -> Network:
     ("network", "message"),
     [
         (big_kernel, r"conv7: a kernel of 132 taps; the format holds 121 \(11x11\)"),
-        (many_nonzeros, r"a row has 65536 non-zero weights; the format holds 65535"),
         (lambda: conv(pixel(), pixel(), bias=np.array([1 << 31])), r"conv7: sums reach 2147483776; int32 holds 214748"),
         (lambda: conv(pixel(), pixel(), bias=np.array([-(1 << 31) + 128])), r"conv7: sums reach 2147483648; "),
         (
@@ -259,22 +347,121 @@ def test_centering_is_of_mean_squared_norm_one():
     assert constant.gain == 1.0 and (constant.centers == 9).all()
 
 
-def worked_example() -> bytes:
-    """The image that docs/image-format.md takes apart."""
-    weight = np.zeros((2, 2, 3, 3), np.int8)
-    weight[0, 0, 0, 1], weight[0, 1, 1, 1], weight[1, 0, 2, 2] = 5, -7, 127
-    scales = tuple(quantise_multiplier(x) for x in (0.25, 0.01))
-    layer = Layer(CONV, "conv", (0,), 1, -128, 127, (3, 3), (1, 1), (1, 1), scales, weight, np.array([10, -20]))
-    tensors = {0: Tensor(2, 2, 2, 0.5, -1), 1: Tensor(2, 2, 2, 0.25, 3)}
-    centers = np.arange(8).astype(np.int8) - 4
-    return write_image(Network(tensors, 0, 1, [layer]), Centering(centers, 0.125))[0]
+def worked_example() -> Network:
+    """What docs/image-format.md takes apart."""
+    weight = np.zeros((3, 2, 3, 3), np.int8)
+    weight[0, 0, 0, 1], weight[0, 1, 1, 1], weight[2, 0, 2, 2] = 5, -7, 127
+    scales = tuple(quantise_multiplier(x) for x in (0.25, 0.5, 0.01))
+    layer = Layer(CONV, "conv", (0,), 1, -128, 127, (3, 3), (1, 1), (1, 1), scales, weight, np.array([10, 30, -20]))
+    return Network({0: Tensor(2, 2, 2, 0.5, -1), 1: Tensor(3, 2, 2, 0.25, 3)}, 0, 1, [layer])
 
 
 def test_the_documents_example_is_what_the_code_writes():
-    document = (Path(__file__).parents[2] / "docs" / "image-format.md").read_text()
-    dump = document.split("```hexdump\n")[1].split("```")[0]
-    assert bytes.fromhex("".join(line.split("  ")[1] for line in dump.splitlines())) == worked_example()
-    assert [int(line[:4], 16) for line in dump.splitlines()] == list(range(0, len(worked_example()), 16))
+    image, _ = write_image(worked_example(), Centering(np.arange(12).astype(np.int8) - 4, 0.125))
+    dump = DOCUMENT.split("```hexdump\n")[1].split("```")[0]
+    assert bytes.fromhex("".join(line.split("  ")[1] for line in dump.splitlines())) == image
+    assert [int(line[:4], 16) for line in dump.splitlines()] == list(range(0, len(image), 16))
+    rice = forms(worked_example().layers[0].weight)[2].encode()
+    assert f"`{rice.hex(' ')}`" in DOCUMENT
+    bits = DOCUMENT.split("    k = 3 | ")[1].splitlines()[0].replace(" ", "").replace("|", "")
+    assert (rice[0], f"{int.from_bytes(rice[1:]):056b}") == (3, bits)
+
+
+# The convolutions of a ResNet18 for 3x32x32 pruned to 0.75 % of its weights: shape, non-zeros, size of the output map.
+RUNG = [
+    ((64, 3, 7, 7), 2406, 16), ((64, 64, 3, 3), 4639, 8), ((64, 64, 3, 3), 5021, 8), ((64, 64, 3, 3), 4751, 8),
+    ((64, 64, 3, 3), 4647, 8), ((128, 64, 3, 3), 5138, 4), ((128, 128, 3, 3), 7958, 4), ((128, 64, 1, 1), 3090, 4),
+    ((128, 128, 3, 3), 7112, 4), ((128, 128, 3, 3), 6191, 4), ((256, 128, 3, 3), 5720, 2), ((256, 256, 3, 3), 4480, 2),
+    ((256, 128, 1, 1), 6893, 2), ((256, 256, 3, 3), 2154, 2), ((256, 256, 3, 3), 1573, 2), ((512, 256, 3, 3), 1489, 1),
+    ((512, 512, 3, 3), 1042, 1), ((512, 256, 1, 1), 9054, 1), ((512, 512, 3, 3), 338, 1), ((512, 512, 3, 3), 245, 1),
+]  # fmt: skip
+
+
+def synthetic_rung() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Weights of the rung's shapes and densities, without those near 0, and biases."""
+    rng = np.random.default_rng(0)
+    for shape, nonzeros, _ in RUNG:
+        weight = np.zeros(shape, np.float32)
+        kept = rng.choice(weight.size, nonzeros, replace=False)
+        weight.flat[kept] = rng.choice([-1, 1], nonzeros) * (0.05 + rng.exponential(0.1, nonzeros))
+        yield weight, rng.normal(0, 0.5, shape[0])
+
+
+def real_rung() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Weights and biases of such a network that was trained, batch norm folded."""
+    models = Path(os.environ["ENTROPI_DATA"]).parent / "models"
+    with np.load(models / "resnet18_trial_rung_alpha0.0075.npz") as rung:
+        names = [name[:-13] for name in rung.files if name.endswith(".weight.shape")]
+        assert [tuple(rung[f"{name}.weight.shape"]) for name in names] == [shape for shape, *_ in RUNG]
+        for name in names:
+            weight = np.zeros(rung[f"{name}.weight.shape"], np.float32)
+            weight.flat[rung[f"{name}.weight.index"]] = rung[f"{name}.weight.value"]
+            norm = name.replace("conv", "bn") if "conv" in name else name[:-1] + "1"
+            gamma, beta, mean, variance = (
+                rung[f"{norm}.{field}"] for field in ("weight", "bias", "running_mean", "running_var")
+            )
+            factor = gamma / np.sqrt(variance + 1e-5)
+            yield weight * factor[:, None, None, None], beta - mean * factor
+
+
+def quantised(layers: Iterable[tuple[np.ndarray, np.ndarray]]) -> Network:
+    """A network of int8 convolutions, each after the last one whose output it can read."""
+    scale = 0.03
+    network = Network({0: Tensor(3, 32, 32, scale, 0)}, 0, len(RUNG))
+    for number, ((weight, bias), (shape, _, size)) in enumerate(zip(layers, RUNG, strict=True), 1):
+        inputs = next(i for i in range(number - 1, -1, -1) if network.tensors[i].channels == shape[1])
+        scales = np.abs(weight).max(axis=(1, 2, 3)) / 127
+        scales[scales == 0] = 1e-3
+        layer = Layer(
+            CONV, f"conv{number}", (inputs,), number, -128, 127, shape[2:],
+            stride=(network.tensors[inputs].height // size,) * 2, pad=(shape[2] // 2,) * 2,
+            scales=tuple(quantise_multiplier(float(s)) for s in scales),
+            weight=np.round(weight / scales[:, None, None, None]).astype(np.int8),
+            bias=np.round(bias / scales / scale).astype(np.int64),
+        )  # fmt: skip
+        network.tensors[number] = Tensor(shape[0], size, size, scale, 0)
+        network.layers.append(layer)
+    return network
+
+
+@pytest.mark.parametrize("rung", [synthetic_rung, real_rung])
+def test_a_pruned_resnet18_is_near_the_shannon_bound(rung):
+    if rung is real_rung and "ENTROPI_DATA" not in os.environ:
+        pytest.skip("ENTROPI_DATA does not name the folder of data sets, beside which the trained rung lies")
+    network = quantised(rung())
+    image, reports = write_image(network, Centering(np.zeros(512, np.int8), 1.0))
+    assert describe(image).stored_weights == sum(nonzeros for _, nonzeros, _ in RUNG)
+    bound = sum(r.bound for r in reports)
+    assert bound == sum(shannon_bound(layer.weight) for layer in network.layers)
+    weights = sum(layer["weight_bytes"] for layer in decode(image)["layers"])
+    assert 0.95 * bound < weights <= 1.10 * bound, weights / bound
+    assert len(image) <= 1.35 * bound, len(image) / bound
+
+
+def test_the_shannon_bound():
+    assert shannon_bound(np.zeros((4, 5), np.int8)) == shannon_bound(np.full(100, -3, np.int8)) == 0
+    half = np.tile(np.array([0, 7], np.int8), 400)
+    assert shannon_bound(half) == pytest.approx(100)
+    half[1::4] = -7
+    assert shannon_bound(half.reshape(8, 100)) == pytest.approx(150)
+    assert shannon_bound(np.arange(-128, 0).astype(np.int8)) == pytest.approx(128 * 7 / 8)
+
+
+@pytest.mark.parametrize("density", [0.005, 0.1, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("size", [1, 4])
+def test_the_form_is_the_cheapest(density, size):
+    rng = np.random.default_rng(3)
+    weight = rng.choice([-90, 90], (16, 64, 1, 1)).astype(np.int8) * (rng.random((16, 64, 1, 1)) < density)
+    network = conv(pixel(64, size), pixel(16, size), weight=weight)
+    for optimize in ("size", "speed"):
+        image, (report,) = write_image(network, Centering(np.zeros(16 * size**2, np.int8), 1.0), optimize)
+        sizes = [
+            len(f.encode()) + len(encode_scales(row_scales(network.layers[0], 0, f.entries))) for f in forms(weight)
+        ]
+        costs = sizes if optimize == "size" else [f.instructions(size**2) for f in forms(weight)]
+        assert costs[("dense", "pairs", "rice").index(report.encoding)] == min(costs)
+        assert report.bytes == sizes[("dense", "pairs", "rice").index(report.encoding)]
+        assert f"{report.encoding} {min(costs):,}" in report.reason
 
 
 def test_tensor_numbers_need_not_be_dense():
