@@ -27,13 +27,15 @@ ADD_HEADROOM_BITS = 20
 
 @dataclass(frozen=True)
 class Tensor:
-    """An int8 activation [channels, height, width]; real value = (q - zero_point) * scale."""
+    """An int8 activation [channels, height, width]; real value = (q - zero_point) * scale. `name` is that of the model
+    it was read from."""
 
     channels: int
     height: int
     width: int
     scale: float
     zero_point: int
+    name: str = ""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -99,6 +101,16 @@ def quantise_multiplier(real: float) -> tuple[int, int]:
     if multiplier == 1 << 31:
         multiplier, shift = multiplier // 2, shift + 1
     return (0, 0) if shift < -31 else (multiplier, shift)
+
+
+def requantise(x: np.ndarray, multiplier: np.ndarray | int, shift: np.ndarray | int) -> np.ndarray:
+    """round(x * multiplier / 2^31 * 2^shift) of int64 `x`, rounded twice as the device does (device/src/internal.h).
+
+    The caller sees to it that x * 2^shift stays within 32 bits, as the device's sums must.
+    """
+    left, right = np.maximum(shift, 0), np.maximum(np.negative(shift), 0)
+    high = ((x << left) * multiplier + (1 << 30)) >> 31
+    return (high + (1 << right >> 1) - ((high < 0) & (right > 0))) >> right
 
 
 def window_span(size: int, out: int, kernel: int, stride: int, pad: int, dilation: int = 1) -> tuple[int, int]:

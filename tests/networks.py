@@ -1,9 +1,16 @@
-"""What the tests of several parts share: small integer networks made without TensorFlow, a numpy reference."""
+"""What the tests of several parts share: integer networks made without TensorFlow, a numpy reference."""
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
+from hypothesis import strategies as st
+
+from entropi.device import Bundle, HeadConfig, HostDevice
+from entropi.device.bundle import Preprocessing
+from entropi.export.graph import Graph
 from entropi.export.image import Centering, write_image
 from entropi.export.integer import (
     ADD,
@@ -13,15 +20,19 @@ from entropi.export.integer import (
     MAX_POOL,
     MEAN,
     MUL,
+    SOFTMAX,
     SUB,
     TABLE,
     WINDOWED,
     Layer,
     Network,
     Tensor,
+    cropped,
     quantise_multiplier,
 )
+from entropi.export.softmax import exponentials
 
+ADD_SCALES = tuple(quantise_multiplier(x) for x in (0.5, 0.5, 2 / (1 << 20)))
 NOTHING = -1000  # what a clipped window sees outside
 
 
@@ -146,3 +157,120 @@ def residual_network(seed: int, channels: int = 6, size: int = 9, density: float
         layer(MEAN, 13, 12, scales=mean),
     ]
     return Network(t, 0, 13, layers)
+
+
+def opened(network: Network) -> HostDevice:
+    """The runtime with the network in it."""
+    bundle = Bundle(Path(), write(network), {}, Preprocessing((0.0,), (1.0,), 1.0, 0))
+    return HostDevice(bundle, "1MiB", head=HeadConfig(2, 1))
+
+
+def draw_axis(draw, size: int, dilated: bool, clipped: bool) -> dict[str, int]:
+    """One axis of a window layer: kernel, stride, dilation, padding before, and how many windows there are."""
+    kernel, stride = draw(st.integers(1, 4)), draw(st.integers(1, 3))
+    dilation = draw(st.integers(1, 2)) if dilated else 1
+    reach = (kernel - 1) * dilation + 1
+    pad = draw(st.integers(0 if clipped else max(0, reach - size), reach - clipped))
+    behind = max(draw(st.integers(0, reach - clipped)), reach - size - pad)
+    out = (size + pad + behind - reach) // stride + 1
+    if clipped:  # every window meets the input
+        out = min(out, (size + pad - 1) // stride + 1)
+    return {"kernel": kernel, "stride": stride, "dilation": dilation, "pad": pad, "out": out}
+
+
+def window_layer(draw, rng, kind: int, source: int, t: Tensor, number: int) -> tuple[Tensor, Layer]:
+    """A convolution or pool of tensor `source`, and its output."""
+    clipped = kind != CONV and draw(st.booleans())
+    axes = [draw_axis(draw, size, kind == CONV, clipped) for size in t.shape[1:]]
+    kernel, stride, dilation, pad, out = (tuple(axis[name] for axis in axes) for name in axes[0])
+    if kind != CONV:
+        layer = Layer(kind, f"pool{number}", (source,), number, -128, 127, kernel, stride, pad, clipped=clipped)
+        return Tensor(t.channels, *out, 0.05, t.zero_point), layer
+    groups = draw(st.sampled_from([g for g in (1, 2, t.channels) if t.channels % g == 0]))
+    to = Tensor(groups * draw(st.integers(1, 3)), *out, 0.05, int(rng.integers(-100, 100)))
+    return to, conv_layer(rng, t, number, to, (source,), kernel, stride, pad, 0.5, dilation, groups)
+
+
+KINDS = (CONV, CONV, MAX_POOL, AVERAGE_POOL, MEAN, TABLE, TABLE, COPY, COPY, ADD, ADD, SUB, MUL)
+
+
+@st.composite
+def skipping_networks(draw, kinds: tuple[int, ...] = KINDS) -> Network:
+    """Networks of `kinds` of layers, windows of any size; layers of more inputs take any that fit, near or far."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    tensors = {0: Tensor(draw(st.integers(1, 4)), draw(st.integers(1, 9)), draw(st.integers(1, 9)), 0.05, -7)}
+    network = Network(tensors, 0, 0)
+    for number in range(1, draw(st.integers(1, 7)) + 1):
+        source = draw(st.sampled_from(sorted(tensors)))
+        t = tensors[source]
+        seconds = [i for i, u in tensors.items() if all(n in (1, m) for n, m in zip(u.shape, t.shape, strict=True))]
+        kind = draw(st.sampled_from(kinds))
+        to = Tensor(*t.shape, 0.05, draw(st.sampled_from([-100, -7, 90])))
+        layer = Layer(kind, f"layer{number}", (source,), number, -128, 127)
+        if kind in (ADD, SUB, MUL):
+            scales = (quantise_multiplier(0.01),) if kind == MUL else ADD_SCALES
+            layer = replace(layer, inputs=(source, draw(st.sampled_from(seconds))), scales=scales)
+        elif kind == TABLE:
+            layer = replace(layer, table=rng.integers(-128, 128, 256).astype(np.int8))
+        elif kind == SOFTMAX:
+            layer = replace(layer, table=exponentials(0.05, 1.0))
+        elif kind == COPY:
+            fitting = [i for i, u in tensors.items() if (*u.shape[1:], u.zero_point) == (*t.shape[1:], t.zero_point)]
+            parts = [source, *draw(st.lists(st.sampled_from(fitting), max_size=2))]
+            firsts = np.cumsum([0] + [tensors[i].channels for i in parts]).tolist()
+            copies = [replace(layer, inputs=(i,), first=first) for i, first in zip(parts, firsts, strict=False)]
+            to = Tensor(firsts[-1], *t.shape[1:], 0.05, t.zero_point)
+            network.layers += copies[:-1]
+            layer = copies[-1]
+        elif kind == MEAN:
+            to = Tensor(t.channels, 1, 1, 0.05, 3)
+            layer = replace(layer, scales=(quantise_multiplier(1 / (t.height * t.width)),))
+        else:
+            to, layer = window_layer(draw, rng, kind, source, t, number)
+        tensors[number] = to
+        network.layers.append(layer)
+    network.output = draw(st.sampled_from(sorted(tensors)))
+    return network
+
+
+def shapes_of(graph: Graph) -> Network:
+    """The layers that the converter makes of a torch graph, without what they compute: enough for a memory plan.
+
+    ReLUs are part of the layer before; other activations are one table, SiLU a table and a product."""
+    numbers = {graph.input: 0}
+    tensors = {0: Tensor(*graph.input_shape, 0.05, 0)}
+    network = Network(tensors, 0, 0)
+
+    def append(kind: int, name: str, inputs: list[int], shape: tuple[int, ...], **fields) -> int:
+        number = len(tensors)
+        tensors[number] = Tensor(*shape, *(1,) * (3 - len(shape)), 0.05, 0)
+        network.layers.append(Layer(kind, name, tuple(inputs), number, -128, 127, **fields))
+        return number
+
+    kinds = {"max_pool": MAX_POOL, "average_pool": AVERAGE_POOL, "mean": MEAN, "add": ADD, "sub": SUB, "mul": MUL}
+    for node in graph.nodes:
+        inputs = sorted((numbers[name] for name in node.inputs), key=lambda i: -tensors[i].height)
+        if node.op in ("relu", "relu6"):
+            number = inputs[0]
+        elif node.op == "conv":
+            window = {"stride": node.stride, "pad": node.padding, "dilation": node.dilation, "groups": node.groups}
+            weight = np.zeros(node.weight.shape, np.int8)
+            number = append(CONV, node.name, inputs, node.shape, kernel=node.kernel, weight=weight, **window)
+            network.layers[-1] = cropped(network.layers[-1], tensors[inputs[0]], tensors[number])
+        elif node.op == "concat":
+            first = 0
+            number = append(COPY, node.name, [numbers[node.inputs[0]]], node.shape)
+            part = network.layers.pop()
+            for source in (numbers[name] for name in node.inputs):
+                network.layers.append(replace(part, inputs=(source,), first=first))
+                first += tensors[source].channels
+        elif node.op in kinds:
+            window = {"kernel": node.kernel, "stride": node.stride, "pad": node.padding}
+            number = append(kinds[node.op], node.name, inputs, node.shape, **window)
+        else:
+            number = append(TABLE, node.name, inputs, node.shape)
+            if node.op == "silu":
+                number = append(MUL, node.name, [inputs[0], number], node.shape)
+        numbers[node.name] = number
+    network.output = numbers[graph.output]
+    return network

@@ -49,7 +49,6 @@ static void run_layer(const uint8_t *image, const image_header *h, const layer *
                       int8_t *activations, uint32_t *row)
 {
     const tensor in = read_tensor(image, h, l->input);
-    fill_border(out, activations);
     switch (l->kind) {
     case LAYER_CONV:
         run_conv(image, l, &in, out, activations, row);
@@ -81,6 +80,7 @@ static void run_layer(const uint8_t *image, const image_header *h, const layer *
     default:
         run_mean(image, l, &in, out, activations);
     }
+    fill_border(out, activations); /* last: an output may lie over an input of its layer, border over values */
 }
 
 entropi_status entropi_encode_observed(entropi *self, const int8_t *input, size_t input_length, int8_t *features,

@@ -61,6 +61,9 @@ static operand spread(const tensor *t, const int8_t *activations)
     };
 }
 
+/* An output may lie over an input, as close before it as the plan allows: the elementwise kernels therefore go from the
+ * first address to the last, and read a value before they write the one that may replace it. */
+
 /* ADD and SUB: both inputs are brought to a common scale with ADD_HEADROOM_BITS more bits. */
 void run_add(const uint8_t *image, const layer *l, const tensor *a, const tensor *b, const tensor *out,
              int8_t *activations)
@@ -123,9 +126,11 @@ void run_table(const uint8_t *image, const layer *l, const tensor *in, const ten
         }
 }
 
-/* One input of CONCATENATION, from channel `second` of the output on. */
+/* One input of CONCATENATION, from channel `second` of the output on. The plan may have put it there already. */
 void run_copy(const layer *l, const tensor *in, const tensor *out, int8_t *activations)
 {
+    if (interior(in) == interior(out) + l->second * out->plane && in->pitch == out->pitch && in->plane == out->plane)
+        return;
     for (uint32_t c = 0; c < in->channels; c++)
         for (uint32_t y = 0; y < out->height; y++) {
             const int8_t *from = activations + interior(in) + c * in->plane + y * in->pitch;

@@ -49,7 +49,8 @@ static void softmax(const uint8_t *exponentials, const int8_t *from, uint32_t in
     const int32_t scale = inverse_of_one_plus((int32_t)(((uint32_t)sum << headroom) - 0x80000000u));
     const int right = SUM_BITS - headroom + 31 - OUTPUT_BITS;
     for (uint32_t c = 0; c < channels; c++) {
-        const int32_t share = multiply(scale, load_i32(exponentials + 4 * (largest - from[c * in_plane])));
+        const uint8_t below = (uint8_t)(largest - from[c * in_plane]); /* a hostile plan may let `to` change `from` */
+        const int32_t share = multiply(scale, load_i32(exponentials + 4 * below));
         to[c * out_plane] = clamp_i8(divide(share, right) - 128, -128, 127);
     }
 }
