@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from entropi.device.library import describe
+import numpy as np
+
+from entropi.device.library import describe, measure
+from entropi.device.session import HeadConfig
 
 _BYTES_A_LINE = 24
 
@@ -15,20 +18,52 @@ def c_source(image: bytes) -> str:
 
 
 def c_header(image: bytes) -> str:
-    """Sizes as macros, read by the runtime from the image itself."""
+    """What a firmware needs at compile time, as macros, read by the runtime from the image itself.
+
+    Raises DeviceError (E_IMAGE, E_VERSION).
+    """
     info = describe(image)
+    encoder = measure(image, HeadConfig(classes=2)).encoder
     return f"""#ifndef ENTROPI_IMAGE_H
 #define ENTROPI_IMAGE_H
 
 #include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {{
+#endif
 
 #define ENTROPI_IMAGE_BYTES {len(image)}u
 #define ENTROPI_IMAGE_FEATURES {info.features}u
 #define ENTROPI_IMAGE_CHANNELS {info.channels}u
 #define ENTROPI_IMAGE_HEIGHT {info.height}u
 #define ENTROPI_IMAGE_WIDTH {info.width}u
+#define ENTROPI_IMAGE_INPUT_BYTES {info.channels * info.height * info.width}u
+
+/* int8 input = real input / scale + zero point */
+#define ENTROPI_IMAGE_INPUT_SCALE {np.float32(info.input_scale)!s}f
+#define ENTROPI_IMAGE_INPUT_ZERO_POINT ({info.input_zero_point})
+
+/* Bytes of arena: for encoding alone, and as entropi_measure says with a head, as a constant expression. */
+#define ENTROPI_IMAGE_ENCODER_BYTES {encoder}u
+#define ENTROPI_IMAGE_ARENA_BYTES(classes, batch, bytes_per_parameter) \\
+    (ENTROPI_IMAGE_HEAD_BYTES(classes, bytes_per_parameter) + \\
+     ENTROPI_IMAGE_BATCH_BYTES(classes, batch, bytes_per_parameter) + ENTROPI_IMAGE_WORKING_BYTES(classes))
+#define ENTROPI_IMAGE_HEAD_BYTES(classes, bytes_per_parameter) \\
+    (ENTROPI_IMAGE_ALIGNED(4ul * (classes) * (ENTROPI_IMAGE_FEATURES + 1u)) * ((bytes_per_parameter) / 4u))
+#define ENTROPI_IMAGE_BATCH_BYTES(classes, batch, bytes_per_parameter) \\
+    ((bytes_per_parameter) == 12 ? 0u \\
+                                 : ENTROPI_IMAGE_ALIGNED(4ul * (classes) * (batch)) + \\
+                                       ENTROPI_IMAGE_ALIGNED(1ul * ENTROPI_IMAGE_FEATURES * (batch)))
+#define ENTROPI_IMAGE_WORKING_BYTES(classes) \\
+    (ENTROPI_IMAGE_ALIGNED(4ul * (classes)) > ENTROPI_IMAGE_ENCODER_BYTES ? ENTROPI_IMAGE_ALIGNED(4ul * (classes)) \\
+                                                                          : ENTROPI_IMAGE_ENCODER_BYTES)
+#define ENTROPI_IMAGE_ALIGNED(bytes) (((bytes) + 7u) / 8u * 8u)
 
 extern const uint8_t entropi_image[ENTROPI_IMAGE_BYTES];
 
+#ifdef __cplusplus
+}}
+#endif
 #endif
 """
