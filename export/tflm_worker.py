@@ -1,6 +1,7 @@
 """Runs in a process of its own: model.tflite + inputs.npy (int8 NHWC) + tensors.json -> found.npz by tflite-micro.
 
-found.npz holds `outputs`, int8 [N, F], and under its number every tensor that tensors.json lists."""
+found.npz holds `outputs`, int8 [N, F], and under its number every tensor that tensors.json lists. Without inputs.npy it
+prints what the arena holds."""
 
 from __future__ import annotations
 
@@ -16,6 +17,9 @@ ARENA_BYTES = 1 << 26
 
 def main(folder: Path) -> None:
     model = (folder / "model.tflite").read_bytes()
+    if not (folder / "inputs.npy").exists():
+        runtime.Interpreter.from_bytes(model, arena_size=ARENA_BYTES).print_allocations()
+        return
     graph = runtime.schema_fb.Model.GetRootAs(model).Subgraphs(0)
     interpreter = runtime.Interpreter.from_bytes(
         model,

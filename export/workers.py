@@ -26,8 +26,8 @@ def _reason(printed: str) -> str:
     return " | ".join(message[:1] + message[1:][-1:] + said[-1:])
 
 
-def run_worker(module: str, folder: Path) -> None:
-    """Run `module`, a file of this folder, on `folder`, which holds what it reads and where it writes.
+def run_worker(module: str, folder: Path) -> str:
+    """Run `module`, a file of this folder, on `folder`, which holds what it reads and where it writes; what it printed.
 
     Raises ConversionError."""
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"}
@@ -37,3 +37,4 @@ def run_worker(module: str, folder: Path) -> None:
     if done.returncode:
         what = f"signal {-done.returncode}" if done.returncode < 0 else f"exit status {done.returncode}"
         raise ConversionError(f"{module} ended with {what}: {_reason(done.stderr.strip())}")
+    return done.stdout + done.stderr

@@ -16,7 +16,8 @@ from entropi.firmware_sim.boards import Board, BoardError
 FIRMWARE = Path(__file__).resolve().parent / "firmware"
 SOURCES = (*sorted(FIRMWARE.glob("*.c")), *RUNTIME_SOURCES)
 STACK_MINIMUM = 2048  # bytes of RAM kept for the stack at least; the rest of RAM is the stack's too
-COMMAND_BYTES = 64  # the longest command but ENCODE, PREDICT and LEARN, rounded up
+NUMBER_BYTES = 2  # of a layer or a label, in front of an input or features
+COMMAND_BYTES = 64  # the longest command without input or features, rounded up
 FRAME_LIMIT = 65535  # the frame's length field is 16 bits
 
 LINKER_SCRIPT = """\
@@ -56,7 +57,7 @@ def build_firmware(image: bytes, board: Board, arena_bytes: int, input_bytes: in
     features have to hold. Raises BoardError with needed, given and missing bytes where flash or RAM is too small,
     ToolchainError where the compiler fails.
     """
-    frame = max(input_bytes, feature_bytes + 2, COMMAND_BYTES)
+    frame = max(NUMBER_BYTES + max(input_bytes, feature_bytes), COMMAND_BYTES)
     if frame > FRAME_LIMIT:
         raise BoardError(f"a frame of {frame} bytes exceeds {FRAME_LIMIT}; export with a smaller input")
     sizes = {"arena": arena_bytes, "frame": frame, "features": feature_bytes, "stack": STACK_MINIMUM}

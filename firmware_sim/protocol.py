@@ -31,6 +31,7 @@ class Command(IntEnum):
     FLUSH = 6
     HEAD = 7
     STACK = 8
+    LAYERS = 9
 
 
 class LinkError(DeviceError):

@@ -1,14 +1,19 @@
-"""What learning costs: the paper's Table 2 with our count beside it, then what a board was measured to need."""
+"""What learning costs, the paper's Table 2 with our count beside it; what every layer of an encoder costs, and all of
+them beside their dense file; then what a board was measured to need."""
 
 from __future__ import annotations
 
+import gzip
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from entropi.device import Bundle, Device
+from entropi.export.encoder import TFLITE
 from entropi.firmware_sim import Simulator
+from entropi.host.costs import costs, predict, records
 from entropi.host.networks.cost import TABLE_2_BATCH, TABLE_2_CLASSES, table_2
 from entropi.host.tables import table
 
@@ -40,8 +45,13 @@ def report(bundle: Bundle, board: str = "nucleo-f446re", budget: int | str = "48
         footprint = device.footprint()
         head = asdict(device.head_config)
         gave_up = list(device.gave_up)
+        measured = [run.ticks for run in device.run_layers(bundle.golden()["input"][0])]
+        core = device.board.core
     return {
         "bundle": bundle.report,
+        "layers": layers(bundle, measured, predict(bundle.image, bundle.report["layers"], core)),
+        "sizes": sizes(bundle),
+        "prediction_errors": costs()["cores"].get(core, {}).get("errors", {}),
         "table_2": [asdict(row) for row in table_2()],
         "table_2_rules": TABLE_2_RULES,
         "budget": footprint["arena"]["given"],
@@ -51,12 +61,41 @@ def report(bundle: Bundle, board: str = "nucleo-f446re", budget: int | str = "48
     }
 
 
+def layers(bundle: Bundle, measured: Sequence[int], predicted: Sequence[int | None]) -> list[dict]:
+    """The export's report of every layer, with its density, the bytes of its weights alone, and its instructions."""
+    found = bundle.report["layers"]
+    return [
+        {
+            **layer,
+            "density": layer["nonzeros"] / layer["weights"] if layer["weights"] else None,
+            "weight_bytes": record.weight_bytes,
+            "instructions": instructions,
+            "predicted_instructions": guess,
+        }
+        for layer, record, instructions, guess in zip(
+            found, records(bundle.image, found), measured, predicted, strict=True
+        )
+    ]
+
+
+def sizes(bundle: Bundle) -> dict[str, int]:
+    """Bytes of the image, and of the dense int8 .tflite file as it is and as gzip -9 packs it, where there is one."""
+    path = bundle.folder / TFLITE
+    found = {"image": len(bundle.image)}
+    if path.is_file():
+        dense = path.read_bytes()
+        found |= {"tflite": len(dense), "tflite_gzip": len(gzip.compress(dense, 9, mtime=0))}
+    return found
+
+
 def render(content: dict) -> RenderableType:
     """The report as tables."""
     cost = content["footprint"]
     return Group(
         render_table_2(content["table_2"]),
-        _layers(content["bundle"]),
+        _stored(content),
+        _work(content),
+        _totals(content),
         _memory(content),
         instructions(cost),
     )
@@ -76,22 +115,84 @@ def render_table_2(rows: list[dict]) -> RenderableType:
     return Group(table(title, columns, lines), *(Text(rule + "\n", style="dim") for rule in TABLE_2_RULES))
 
 
-def _layers(bundle: dict) -> RenderableType:
-    title = f"{bundle['name']}: {bundle['image_bytes']:,} bytes of image, {bundle['nonzeros']:,} stored weights"
-    columns = ("layer", "stored as", ">output", ">weights", ">kept", ">bytes", ">MACs")
+def _stored(content: dict) -> RenderableType:
+    """How every layer's weights are stored."""
+    with_weights = [layer for layer in content["layers"] if layer["weights"]]
+    rules = sorted({layer["reason"].partition(": ")[0] for layer in with_weights})
+    columns = ("layer", "stored as", "of all forms", ">kept", ">bytes", ">bound")
     lines = (
         (
             layer["name"],
-            layer["encoding"] or layer["kind"],
-            "x".join(map(str, layer["shape"])),
-            f"{layer['weights']:,}" if layer["weights"] else "",
-            f"{layer['nonzeros'] / layer['weights']:.1%}" if layer["weights"] else "",
-            f"{layer['bytes']:,}",
-            f"{layer['macs']:,}" if layer["macs"] else "",
+            layer["encoding"],
+            layer["reason"].partition(": ")[2],
+            f"{100 * layer['density']:.3g}%",
+            f"{layer['weight_bytes']:,}",
+            f"{layer['bound']:,.0f}",
         )
-        for layer in bundle["layers"]
+        for layer in with_weights
     )
+    title = f"Weights, each layer's in the form of {' or '.join(rules)}; the bound is Shannon's"
     return table(title, columns, lines)
+
+
+def _work(content: dict) -> RenderableType:
+    """What every layer computes."""
+    columns = ("layer", ">output", ">dense MACs", ">MACs", ">instructions", ">predicted")
+    lines = (
+        (
+            layer["name"],
+            "x".join(map(str, layer["shape"])),
+            f"{layer['dense_macs']:,}" if layer["dense_macs"] else "",
+            f"{layer['macs']:,}" if layer["dense_macs"] else "",
+            f"{layer['instructions']:,}",
+            "" if layer["predicted_instructions"] is None else f"{layer['predicted_instructions']:,}",
+        )
+        for layer in content["layers"]
+    )
+    cost = content["footprint"]
+    return table(f"Work of every layer on {cost['core']}, for one image", columns, lines)
+
+
+def _totals(content: dict) -> RenderableType:
+    layers, sizes = content["layers"], content["sizes"]
+
+    def total(name: str) -> int:
+        return sum(layer[name] or 0 for layer in layers)
+
+    weights, bound = total("weight_bytes"), total("bound")
+    lines = [
+        ("device image, bytes", f"{sizes['image']:,}"),
+        ("  of it weights", f"{weights:,}" + (f", {weights / bound:.2f} x Shannon's bound" if bound else "")),
+    ]
+    for name, title in (("tflite", "dense int8 TFLite file, bytes"), ("tflite_gzip", "  packed with gzip -9")):
+        if name in sizes:
+            lines.append((title, f"{sizes[name]:,}, {sizes[name] / sizes['image']:.1f} x the image"))
+    lines += [
+        ("weights kept", f"{total('nonzeros'):,} of {total('weights'):,}"),
+        ("MACs an image", f"{total('macs'):,} of {total('dense_macs'):,}"),
+        ("instructions an image, measured", f"{total('instructions'):,}"),
+    ]
+    if all(layer["predicted_instructions"] is not None for layer in layers):
+        error = content["prediction_errors"]["networks held out"]
+        off = f"; of random networks, off by {error['whole network']:.1%} at most"
+        lines.append(("  predicted", f"{total('predicted_instructions'):,}{off}"))
+    bundle = content["bundle"]
+    if "activations" in bundle:
+        lines += _activations(bundle["activations"], bundle["removed"])
+    return table(f"{bundle['name']} in all", ("", ""), lines)
+
+
+def _activations(memory: dict, removed: dict) -> list[tuple[str, str]]:
+    """Where the RAM goes, and what was removed without changing a byte."""
+    alive = ", ".join("x".join(map(str, t["shape"])) for t in memory["alive_there"])
+    gone = {kind: removed[kind] for kind in ("constant", "unread", "folded")}
+    return [
+        ("activations, bytes", f"{memory['bytes']:,}; no plan needs fewer than {memory['least_bytes']:,}"),
+        ("  most of them at", f"{memory['peak_layer']}: {alive}; a smaller input or fewer channels there lower it"),
+        ("  tflite-micro's arena for the same file", f"{memory['tflite_micro_arena_bytes']:,} on this machine"),
+        ("channels left out", f"{gone['constant']['channels']:,} constant, {gone['unread']['channels']:,} unread"),
+        ("  with them weights", f"{sum(saving['weights'] for saving in gone.values()):,}"),
+    ]
 
 
 def describe_head(head: dict, gave_up: list[str]) -> str:

@@ -15,7 +15,8 @@ typedef enum {
     COMMAND_LEARN,    /* label u16, features -> loss f32 */
     COMMAND_FLUSH,
     COMMAND_HEAD, /* offset u32, length u16 -> that part of the head's bytes */
-    COMMAND_STACK /* -> most bytes of stack used since reset, u32 */
+    COMMAND_STACK, /* -> most bytes of stack used since reset, u32 */
+    COMMAND_LAYERS /* first layer u16, input -> CRC-32 of the output u32, ticks u64: of it and as many more as fit */
 } command;
 
 /* Set by link.ld and image.S; the addresses are the values. */
@@ -150,6 +151,46 @@ static void encode(uint16_t length, frame_reply *reply)
     reply->length = reply->status ? 0 : (uint16_t)features;
 }
 
+/* What COMMAND_LAYERS writes down while the encoder runs. */
+typedef struct {
+    uint32_t first;
+    uint64_t started;
+    cursor to;
+} record;
+
+static void observe(void *context, const entropi_activation *a)
+{
+    record *r = context;
+    const uint64_t ticks = port_ticks() - r->started;
+    if (a->layer >= r->first && length_to(&r->to) + 12u <= sizeof returned) {
+        uint32_t crc = 0;
+        for (uint32_t c = 0; c < a->channels; c++)
+            for (uint32_t y = 0; y < a->height; y++)
+                crc = entropi_crc32(crc, a->values + c * a->plane + y * a->pitch, a->width);
+        put(&r->to, crc, 4);
+        put(&r->to, (uint32_t)ticks, 4);
+        put(&r->to, (uint32_t)(ticks >> 32), 4);
+    }
+    r->started = port_ticks();
+}
+
+static void layers(uint16_t length, frame_reply *reply)
+{
+    if (length < 2)
+        return;
+    cursor c = {frame_buffer};
+    record r = {.first = get(&c, 2), .to = {returned}};
+    start_clock();
+    r.started = started;
+    reply->status = (int8_t)entropi_encode_observed(&encoder, (const int8_t *)c.at, length - 2u,
+                                                    (int8_t *)feature_buffer, size(feature_buffer, feature_end),
+                                                    observe, &r);
+    reply->ticks = stop_clock();
+    reply->length = length_to(&r.to);
+    if (!reply->status && !reply->length)
+        reply->status = ENTROPI_E_ARGUMENT;
+}
+
 static void predict(uint16_t length, frame_reply *reply)
 {
     uint16_t label = 0;
@@ -205,7 +246,7 @@ static void carry_out(const frame *request, frame_reply *reply)
     *reply = (frame_reply){.status = ENTROPI_E_ARGUMENT, .data = returned};
     if (request->length > size(frame_buffer, frame_end))
         return;
-    if (request->command > COMMAND_OPEN && request->command < COMMAND_STACK && !is_open)
+    if (request->command > COMMAND_OPEN && request->command != COMMAND_STACK && !is_open)
         return;
     switch (request->command) {
     case COMMAND_INFO:
@@ -238,6 +279,9 @@ static void carry_out(const frame *request, frame_reply *reply)
         reply->length = length_to(&c);
         break;
     }
+    case COMMAND_LAYERS:
+        layers(request->length, reply);
+        break;
     }
 }
 

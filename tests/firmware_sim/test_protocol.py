@@ -111,10 +111,18 @@ def test_payload_beyond_the_buffer_is_refused_and_skipped(emulator):
     assert fine.sequence == 2
 
 
-@pytest.mark.parametrize("command", [Command.ENCODE, Command.PREDICT, Command.LEARN, Command.FLUSH, Command.HEAD, 99])
+@pytest.mark.parametrize("command", [*set(Command) - {Command.INFO, Command.OPEN, Command.STACK}, 99])
 def test_commands_out_of_turn_are_refused(emulator, command):
     (reply,) = replies(emulator, Frame(command, 1, bytes(6)).encode())
     assert REPLY.unpack_from(reply.payload)[0] == -1
+
+
+def test_a_layer_that_is_not_there_is_refused(emulator, bundle):
+    device = FramedDevice(bundle, emulator, HeadConfig(3, batch=1), ARENA)
+    link = Link(emulator)
+    assert link.request(Command.LAYERS, device.info.layers.to_bytes(2, "little") + bytes(192)).status == -1
+    assert link.request(Command.LAYERS, b"\0").status == -1
+    assert len(link.request(Command.LAYERS, b"\1\0" + bytes(192)).data) == 12
 
 
 class Noisy:

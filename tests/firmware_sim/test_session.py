@@ -1,4 +1,5 @@
 import json
+import zlib
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from entropi.firmware_sim.emulator import FaultError
 from entropi.firmware_sim.session import Simulator
 
 HEAD = HeadConfig(4, batch=3, bytes_per_parameter=8, learning_rate=0.05, momentum=0.9, weight_decay=1e-3)
+ANY_HEAD = HeadConfig(2, batch=1)
+INPUTS = np.random.default_rng(0).integers(-128, 128, (3, 3, 8, 8)).astype(np.int8)
 
 
 def samples(count: int, side: int = 8) -> list[tuple[np.ndarray, int]]:
@@ -37,16 +40,33 @@ def test_board_and_host_agree_bit_for_bit(bundle):
         assert device.accuracy(samples(5)) == host.accuracy(samples(5))
 
 
-def test_every_kind_of_layer_is_the_same_on_the_board():
+@pytest.fixture(scope="module")
+def every_layer() -> Bundle:
+    """A network of every kind of layer."""
     network = residual_network(seed=6, channels=4, size=8)
-    bundle = Bundle(
+    return Bundle(
         Path(), write(network), {}, Preprocessing((0.0,) * 3, (1.0,) * 3, 0.05, network.tensors[0].zero_point)
     )
-    head = HeadConfig(2, batch=1)
-    host = HostDevice(bundle, "16KiB", head=head)
-    with Simulator(bundle, budget="16KiB", head=head) as device:
-        for values in np.random.default_rng(0).integers(-128, 128, (3, 3, 8, 8)).astype(np.int8):
+
+
+def test_every_kind_of_layer_is_the_same_on_the_board(every_layer):
+    host = HostDevice(every_layer, "16KiB", head=ANY_HEAD)
+    with Simulator(every_layer, budget="16KiB", head=ANY_HEAD) as device:
+        for values in INPUTS:
             np.testing.assert_array_equal(device.encode(values), host.encode(values))
+            crcs = [run.crc for run in device.run_layers(values)]
+            assert crcs == [zlib.crc32(layer.tobytes()) for layer in host.encode_layers(values)]
+
+
+def test_instructions_of_the_layers_are_those_of_the_encoder(every_layer):
+    """But for copying the features out, a few each, and about a dozen a layer that call the observer."""
+    with Simulator(every_layer, budget="16KiB", head=ANY_HEAD) as device:
+        device.encode(INPUTS[0])
+        whole = device.ticks["encode"].last
+        runs = device.run_layers(INPUTS[0])
+        assert device.run_layers(INPUTS[0]) == runs
+        around = 10 * device.info.features + 20 * device.info.layers
+        assert sum(run.ticks for run in runs) == pytest.approx(whole, abs=around)
 
 
 def test_two_sessions_cost_the_same(bundle):
@@ -98,6 +118,8 @@ def test_refusals(bundle):
             device.encode(np.zeros((3, 9, 9), np.int8))
         with pytest.raises(DeviceError, match="E_ARGUMENT"):
             device.encode(np.zeros((3, 80, 80), np.int8))
+        with pytest.raises(DeviceError, match="E_ARGUMENT"):
+            device.run_layers(np.zeros((3, 9, 9), np.int8))
         with pytest.raises(DeviceError, match="E_ARGUMENT"):
             device.learn_features(np.zeros(8, np.int8), 4)
         with pytest.raises(DeviceError, match="E_ARGUMENT"):

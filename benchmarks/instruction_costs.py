@@ -1,0 +1,222 @@
+"""What one run of every loop of the runtime costs on a core: a linear model fitted to measured layers.
+
+    python benchmarks/instruction_costs.py [--networks N] [--board BOARD] [BUNDLE ...]
+
+Writes host/costs.json, from which `entropi report` predicts. Layers of random kinds, shapes, kernels, strides and
+densities are measured on the emulated board, in networks of 24; the fit minimises relative errors, and no cost is below
+zero. How far off it is: every fourth network is predicted by a fit to the others; the bundles, none of whose layers is
+ever fitted, by the fit to all.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.optimize import nnls
+
+from entropi.device import Bundle
+from entropi.device.bundle import Preprocessing
+from entropi.device.files import write_json
+from entropi.device.toolchain import CORES, FIRMWARE_FLAGS, NUMERICS, compiler_version
+from entropi.export.image import Centering, write_image
+from entropi.export.integer import (
+    ADD,
+    AVERAGE_POOL,
+    CONV,
+    COPY,
+    MAX_POOL,
+    MEAN,
+    MUL,
+    SOFTMAX,
+    SUB,
+    TABLE,
+    Layer,
+    Network,
+    Tensor,
+    quantise_multiplier,
+)
+from entropi.export.softmax import exponentials
+from entropi.firmware_sim import Board, board
+from entropi.host.costs import COSTS, loops
+from entropi.host.layers import open_encoder
+from entropi.host.provenance import provenance
+
+LAYERS = 24  # a network
+HELD_OUT = 4  # every fourth network
+SIZES = (3, 4, 5, 7, 8, 12, 14, 16, 24, 28, 32)  # of the input; strides make smaller ones
+CHANNELS = (4, 8, 16, 24, 32, 48, 64, 96)
+MOST_WEIGHTS = 200_000  # of one layer
+SCALE = 0.05
+
+
+class Maker:
+    """A network of random layers, each of what the input or any layer before it left."""
+
+    def __init__(self, rng: np.random.Generator):
+        self.rng = rng
+        size = int(rng.choice(SIZES))
+        self.network = Network({0: self.tensor(3, size, size)}, 0, 0)
+
+    def make(self) -> Network:
+        others = (self.pool, self.two, self.table, self.copy, self.softmax, self.mean)
+        while len(self.network.layers) < LAYERS - 1:
+            source = int(self.rng.choice(list(self.network.tensors)))
+            make = self.conv if self.rng.random() < 0.6 else self.rng.choice(np.array(others, object))
+            make(source)
+        self.mean(self.network.output)
+        return self.network
+
+    def tensor(self, channels: int, height: int, width: int) -> Tensor:
+        return Tensor(channels, height, width, SCALE, int(self.rng.integers(-100, 20)))
+
+    def append(self, kind: int, inputs: Sequence[int], out: Tensor, **fields) -> None:
+        number = self.network.output = len(self.network.tensors)
+        self.network.tensors[number] = out
+        self.network.layers.append(Layer(kind, f"layer {number}", tuple(inputs), number, -128, 127, **fields))
+
+    def window(self, source: Tensor, kernels: Sequence[int]) -> tuple[dict, tuple[int, int]] | None:
+        """Kernel, stride and padding that the source has room for, and the size of what comes out."""
+        kernel, stride = int(self.rng.choice(kernels)), int(self.rng.choice((1, 1, 2)))
+        pad = int(self.rng.choice((0, kernel // 2)))
+        if min(source.shape[1:]) < max(kernel - pad, pad + 1):
+            return None
+        size = tuple((n + 2 * pad - kernel) // stride + 1 for n in source.shape[1:])
+        return {"kernel": (kernel,) * 2, "stride": (stride,) * 2, "pad": (pad,) * 2}, size
+
+    def conv(self, source: int) -> None:
+        t = self.network.tensors[source]
+        found = self.window(t, (1, 1, 3, 3, 3, 5))
+        if found is None:
+            return
+        window, size = found
+        depthwise = self.rng.random() < 0.25
+        channels = t.channels if depthwise else int(self.rng.choice(CHANNELS))
+        shape = (channels, 1 if depthwise else t.channels, *window["kernel"])
+        if np.prod(shape) > MOST_WEIGHTS:
+            return
+        weight = self.rng.integers(-127, 128, shape).astype(np.int8)
+        weight[self.rng.random(shape) >= 10 ** min(self.rng.uniform(-3.7, 1), 0)] = 0
+        width = 60 * 60 * max(1.0, np.count_nonzero(weight) / channels) ** 0.5
+        self.append(
+            CONV,
+            (source,),
+            self.tensor(channels, *size),
+            weight=weight,
+            bias=self.rng.integers(-2000, 2000, channels),
+            scales=tuple(quantise_multiplier(float(s)) for s in self.rng.uniform(40, 120, channels) / width),
+            groups=channels if depthwise else 1,
+            **window,
+        )
+
+    def pool(self, source: int) -> None:
+        t = self.network.tensors[source]
+        found = self.window(t, (2, 3, 5, 8))
+        if found:
+            window, size = found
+            kind = int(self.rng.choice((MAX_POOL, AVERAGE_POOL)))
+            self.append(kind, (source,), self.tensor(t.channels, *size), clipped=self.rng.random() < 0.5, **window)
+
+    def two(self, source: int) -> None:
+        kind = int(self.rng.choice((ADD, SUB, MUL)))
+        real = (10 ** self.rng.uniform(-3, -0.5),) if kind == MUL else (*self.rng.uniform(0.1, 0.5, 2), 2 / (1 << 20))
+        scales = tuple(quantise_multiplier(float(scale)) for scale in real)
+        self.append(kind, (source, source), self.tensor(*self.network.tensors[source].shape), scales=scales)
+
+    def table(self, source: int) -> None:
+        table = self.rng.integers(-128, 128, 256).astype(np.int8)
+        self.append(TABLE, (source,), self.tensor(*self.network.tensors[source].shape), table=table)
+
+    def copy(self, source: int) -> None:
+        self.append(COPY, (source,), self.tensor(*self.network.tensors[source].shape))
+
+    def softmax(self, source: int) -> None:
+        out = self.tensor(*self.network.tensors[source].shape)
+        self.append(SOFTMAX, (source,), out, table=exponentials(SCALE, 1.0))
+
+    def mean(self, source: int) -> None:
+        t = self.network.tensors[source]
+        scale = quantise_multiplier(1 / (t.height * t.width))
+        self.append(MEAN, (source,), self.tensor(t.channels, 1, 1), scales=(scale,))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The layers of one network: how often each loop runs in each of them, and the instructions that each took."""
+
+    loops: list[dict[str, int]]
+    instructions: np.ndarray
+
+    @classmethod
+    def of(cls, bundle: Bundle, values: np.ndarray, on: Board) -> Measured:
+        with open_encoder(bundle, on) as device:
+            ticks = [run.ticks for run in device.run_layers(values)]
+        return cls(loops(bundle.image, bundle.report["layers"]), np.array(ticks, float))
+
+    @classmethod
+    def random(cls, seed: int, on: Board) -> Measured:
+        rng = np.random.default_rng(seed)
+        network = Maker(rng).make()
+        out, source = network.tensors[network.output], network.tensors[network.input]
+        optimize = ("size", "speed")[seed % 2]  # to meet every form that weights are stored in
+        image, reports = write_image(network, Centering(np.zeros(out.channels, np.int8), 0.01), optimize)
+        preprocessing = Preprocessing((0.0,) * 3, (1.0,) * 3, source.scale, source.zero_point)
+        bundle = Bundle(Path(), image, {"layers": [asdict(report) for report in reports]}, preprocessing)
+        return cls.of(bundle, rng.integers(-128, 128, source.shape).astype(np.int8), on)
+
+    def predicted(self, costs: dict[str, float]) -> np.ndarray:
+        return np.array([sum(costs[name] * count for name, count in counts.items()) for counts in self.loops])
+
+
+def fit(networks: Sequence[Measured]) -> dict[str, float]:
+    names = sorted({name for network in networks for counts in network.loops for name in counts})
+    rows = [[counts.get(name, 0) for name in names] for network in networks for counts in network.loops]
+    measured = np.concatenate([network.instructions for network in networks])
+    relative = np.array(rows) / measured[:, None]
+    size = relative.max(axis=0)
+    found, _ = nnls(relative / size, np.ones(len(measured)))
+    return {name: float(f"{cost:.4g}") for name, cost in zip(names, found / size, strict=True)}
+
+
+def errors(networks: Sequence[Measured], costs: dict[str, float]) -> dict[str, float]:
+    """Relative errors: quantiles of the layers', and the largest of whole networks'."""
+    predicted = [network.predicted(costs) for network in networks]
+    layers = np.concatenate([p / n.instructions - 1 for p, n in zip(predicted, networks, strict=True)])
+    whole = [p.sum() / n.instructions.sum() - 1 for p, n in zip(predicted, networks, strict=True)]
+    median, ninety, largest = np.quantile(np.abs(layers), (0.5, 0.9, 1))
+    found = {"median": median, "90 %": ninety, "largest": largest, "whole network": np.abs(whole).max()}
+    return {"layers": len(layers), **{name: round(float(value), 4) for name, value in found.items()}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundles", nargs="*", type=Path, metavar="BUNDLE", help="predicted, never fitted")
+    parser.add_argument("--networks", type=int, default=96, help="random networks")
+    parser.add_argument("--board", default="nucleo-f446re")
+    options = parser.parse_args()
+    on = board(options.board)
+    networks = [Measured.random(seed, on) for seed in range(options.networks)]
+    kept = [network for number, network in enumerate(networks) if (number + 1) % HELD_OUT]
+    judged = {"networks held out": errors(networks[HELD_OUT - 1 :: HELD_OUT], fit(kept))}
+    costs = fit(networks)
+    for path in options.bundles:
+        bundle = Bundle.open(path)
+        judged[bundle.report["name"]] = errors([Measured.of(bundle, bundle.golden()["input"][0], on)], costs)
+    content = {
+        "command": " ".join(
+            ["python benchmarks/instruction_costs.py", f"--networks {options.networks} --board {options.board}"]
+            + [path.name for path in options.bundles]
+        ),
+        "compiler": compiler_version(),
+        "flags": [f"-mcpu={CORES[on.core].cpu}", *FIRMWARE_FLAGS, *NUMERICS],
+        **provenance("ziglang", "unicorn", "scipy"),
+        "cores": {on.core: {"errors": judged, "instructions": costs}},
+    }
+    write_json(COSTS, content)
+
+
+if __name__ == "__main__":
+    main()
