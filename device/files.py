@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,3 +23,18 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     write_atomically(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+
+
+@contextmanager
+def staged(folder: Path, last: str) -> Iterator[Path]:
+    """A folder beside `folder` to write into. When the block ends, its files take their places in `folder`, the one
+    named `last` after all others; when it fails, `folder` is as it was."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as name:
+        stage = Path(name)
+        yield stage
+        files = sorted((path for path in stage.rglob("*") if path.is_file()), key=lambda path: path.name == last)
+        for path in files:
+            place = folder / path.relative_to(stage)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(place)

@@ -1,9 +1,10 @@
-"""From a torch encoder to a bundle: ONNX, int8 TFLite, the device image, golden vectors and a report, all checked."""
+"""From a torch encoder or an int8 TFLite model to a bundle: ONNX, int8 TFLite, the device image, golden vectors and a
+report, all checked before any of it takes its place."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Protocol
@@ -13,21 +14,30 @@ import torch
 from torch import nn
 
 from entropi.device.bundle import GOLDEN, IMAGE, REPORT, Bundle, Preprocessing
-from entropi.device.files import write_atomically, write_json
+from entropi.device.files import staged, write_atomically, write_json
 from entropi.device.library import measure
 from entropi.device.runtime import HostDevice
 from entropi.device.session import HeadConfig
 from entropi.export import tflite, tflm
-from entropi.export.c_source import c_header, c_source
+from entropi.export.fidelity import cosine
+from entropi.export.flat import int8_ends
 from entropi.export.graph import from_module
-from entropi.export.image import Centering, LayerReport, write_image
+from entropi.export.image import Centering, LayerReport, Optimize, write_image
 from entropi.export.integer import Network, Tensor
-from entropi.export.onnx import check_onnx, write_onnx
+from entropi.export.onnx import check_int8_onnx, check_onnx, quantise_onnx, write_onnx
+from entropi.export.plan import peak, plan
+from entropi.export.quality import MAX_DROP, grade, layer_noise, refuse
 from entropi.export.reader import from_tflite
+from entropi.export.removal import Removed, remove
+from entropi.export.sources import write_sources
+from entropi.export.train_signatures import train_signatures
 
+TFLITE = "encoder_int8.tflite"
 GOLDEN_IMAGES = 4
 CHECKED_IMAGES = 100
 CALIBRATION_IMAGES = 256
+HELD_OUT_IMAGES = 1024
+BATCH = 64
 
 
 class CheckError(RuntimeError):
@@ -46,9 +56,19 @@ class EncoderSource(Protocol):
 
 
 class ImageSet(Protocol):
-    """Images uint8 [N, C, H, W], as a dataset split has them."""
+    """Images uint8 [N, C, H, W], as a dataset split has them. With an attribute `labels`, integers [N], what
+    quantising costs a head is measured, too."""
 
     images: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Those that set the integer network's ranges and the head's centring, and others, which judge it."""
+
+    seen: np.ndarray
+    held_out: np.ndarray
+    labels: np.ndarray | None  # of held_out
 
 
 def export_encoder(
@@ -56,51 +76,125 @@ def export_encoder(
     calibration: ImageSet,
     out: str | Path,
     on_stage: Callable[[str], None] = lambda stage: None,
+    *,
+    max_drop: float = MAX_DROP,
+    optimize: Optimize = "size",
+    train_head: HeadConfig | None = None,
 ) -> Bundle:
-    """Write a bundle to the folder `out`.
+    """Write a bundle to the folder `out`, which is left as it was when anything fails.
 
-    The first 256 images of `calibration` set the integer network's ranges and the head's centring. The device image is
-    run on 100 of them against tflite-micro and has to give the same bytes. `on_stage` is told what is being done.
-    Raises ValueError (calibration of the wrong shape), UnsupportedError, ConversionError, ImageError, OnnxError or
-    CheckError.
+    256 images drawn from `calibration`, or half of them if there are fewer than 512, set the integer network's ranges
+    and the head's centring; up to 1,024 others judge it. The device image is run on 100 of these against tflite-micro
+    and has to give the same bytes. `on_stage` is told what is being done. `max_drop` is how many points of accuracy
+    int8 may cost a linear head on the held-out images, where they have labels. `optimize` is write_image's. With
+    `train_head` encoder_train.tflite is written, too: a LiteRT model that trains this head.
+    Raises ValueError (calibration of the wrong shape), UnsupportedError, ConversionError, ImageError, OnnxError,
+    CheckError or QualityError.
     """
-    images = _calibration(calibration, source.input_shape)
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    images = _draw(calibration, source.input_shape)
     on_stage("folding batch norm")
     module = source.encoder().eval()
     graph = from_module(module, source.input_shape)
-    inputs = _normalise(images, source.mean, source.std)
+    inputs = _normalise(images.held_out, source.mean, source.std)
     with torch.no_grad():
-        features = module(torch.from_numpy(inputs)).flatten(1).numpy()
+        features = np.concatenate([module(batch).flatten(1).numpy() for batch in torch.from_numpy(inputs).split(BATCH)])
 
-    on_stage("ONNX")
-    write_onnx(graph, out / "encoder.onnx")
-    onnx_difference = check_onnx(out / "encoder.onnx", inputs, features)
+    with staged(Path(out), REPORT) as stage:
+        on_stage("ONNX")
+        write_onnx(graph, stage / "encoder.onnx")
+        onnx_difference = check_onnx(stage / "encoder.onnx", inputs, features)
 
-    on_stage("int8 TFLite")
-    model = tflite.convert(graph, inputs)
-    write_atomically(out / "encoder_int8.tflite", model)
+        seen = _normalise(images.seen, source.mean, source.std)
+        quantise_onnx(stage / "encoder.onnx", seen, stage / "encoder_int8.onnx")
+        onnx_int8_cosine = check_int8_onnx(stage / "encoder_int8.onnx", stage / "encoder.onnx", inputs, features)
 
-    on_stage("device image")
-    network = from_tflite(model)
+        on_stage("int8 TFLite")
+        model = tflite.convert(graph, seen)
+
+        on_stage("device image")
+        whole = from_tflite(model)
+        network, removed = remove(whole)
+        first = network.tensors[network.input]
+        preprocessing = Preprocessing(tuple(source.mean), tuple(source.std), first.scale, first.zero_point)
+        image, layers = _image(network, preprocessing, preprocessing(images.seen), optimize)
+
+        on_stage("checking against tflite-micro")
+        values = preprocessing(images.held_out)
+        golden, activations = _check(model, network, removed, image, preprocessing, values[:CHECKED_IMAGES])
+        int8_features = _encode(image, preprocessing, values)
+
+        if train_head is not None:
+            on_stage("a head for LiteRT")
+            _write_head(stage, train_head, _encode(image, preprocessing, preprocessing(images.seen)))
+
+        on_stage("measuring what int8 costs")
+        noise = layer_noise(graph, inputs[:GOLDEN_IMAGES], whole, activations)
+        report = {
+            "name": source.name,
+            "checks": {
+                "onnx_runtime_largest_relative_difference": onnx_difference,
+                "onnx_int8_cosine": onnx_int8_cosine,
+                **_equal(golden, values),
+                "int8_cosine": cosine(_real(network.tensors[network.output], int8_features), features),
+            },
+            "signal_to_noise_db": noise,
+        }
+        if images.labels is not None:
+            grades = grade(features, int8_features, images.labels)
+            refuse(grades, noise, max_drop)
+            report["head"] = asdict(grades) | {"drop": grades.drop, "max_drop": max_drop}
+        golden |= {"images": images.held_out[:GOLDEN_IMAGES], "torch": features[:GOLDEN_IMAGES]}
+        report |= _savings(model, network, removed)
+        _write(stage, model, image, layers, preprocessing, golden, report)
+    return Bundle.open(out)
+
+
+def export_model(
+    model: bytes,
+    name: str,
+    out: str | Path,
+    on_stage: Callable[[str], None] = lambda stage: None,
+    *,
+    images: ImageSet | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    optimize: Optimize = "size",
+    train_head: HeadConfig | None = None,
+) -> Bundle:
+    """Write a bundle of an int8 TFLite model, whose output becomes the features, to the folder `out`, which is left as
+    it was when anything fails.
+
+    A QUANTIZE at its input and a DEQUANTIZE at its output are taken off. `mean` and `std`, of one value or one a
+    channel, say how it wants its pixels, (pixel / 255 - mean) / std; without them int8 input = pixel - 128, as a model
+    that was calibrated with all shades has it. `images` set the head's centring; without them random inputs do.
+    `optimize` and `train_head` as in export_encoder.
+    Raises ValueError (images of the wrong shape, mean or std of the wrong length), UnsupportedError, ConversionError,
+    ImageError or CheckError.
+    """
+    on_stage("reading")
+    model = int8_ends(model)
+    network, removed = remove(from_tflite(model))
     first = network.tensors[network.input]
-    preprocessing = Preprocessing(tuple(source.mean), tuple(source.std), first.scale, first.zero_point)
-    image, layers, int8_features = _image(network, preprocessing, images)
-
-    on_stage("checking against tflite-micro")
-    values = preprocessing(images[:CHECKED_IMAGES])
-    golden = _check(model, network, image, preprocessing, values)
-    report = {
-        "name": source.name,
-        "checks": {
-            "onnx_runtime_largest_relative_difference": onnx_difference,
-            "tflite_micro_images_equal_byte_for_byte": len(values),
-            "golden_images_equal_layer_by_layer": len(golden["input"]),
-            "int8_cosine": _cosine(network.tensors[network.output], int8_features, features),
-        },
-    }
-    return _write(out, image, layers, preprocessing, golden, report)
+    preprocessing = _preprocessing(first, mean, std)
+    if images is None:
+        rng = np.random.default_rng(0)
+        values = rng.integers(-128, 128, (CALIBRATION_IMAGES + CHECKED_IMAGES, *first.shape)).astype(np.int8)
+        seen, held_out = values[:CALIBRATION_IMAGES], values[CALIBRATION_IMAGES:]
+    else:
+        drawn = _draw(images, first.shape)
+        seen, held_out = preprocessing(drawn.seen), preprocessing(drawn.held_out)
+    with staged(Path(out), REPORT) as stage:
+        on_stage("device image")
+        image, layers = _image(network, preprocessing, seen, optimize)
+        on_stage("checking against tflite-micro")
+        golden, _ = _check(model, network, removed, image, preprocessing, held_out[:CHECKED_IMAGES])
+        if train_head is not None:
+            on_stage("a head for LiteRT")
+            _write_head(stage, train_head, _encode(image, preprocessing, seen))
+        report = {"name": name, "checks": _equal(golden, held_out)}
+        report |= _savings(model, network, removed)
+        _write(stage, model, image, layers, preprocessing, golden, report)
+    return Bundle.open(out)
 
 
 def export_pixels(calibration: ImageSet, out: str | Path) -> Bundle:
@@ -108,24 +202,45 @@ def export_pixels(calibration: ImageSet, out: str | Path) -> Bundle:
 
     Images are uint8 [N, C, H, W]; the int8 features are pixel - 128.
     """
-    images = _calibration(calibration, calibration.images.shape[1:])
-    channels, height, width = images.shape[1:]
+    images = _draw(calibration, calibration.images.shape[1:])
+    channels, height, width = images.seen.shape[1:]
     network = Network({0: Tensor(channels, height, width, 1 / 255, -128)}, 0, 0)
-    preprocessing = Preprocessing((0.0,) * channels, (1.0,) * channels, 1 / 255, -128)
-    image, layers, features = _image(network, preprocessing, images)
-    golden = {"input": preprocessing(images[:GOLDEN_IMAGES]), "features": features[:GOLDEN_IMAGES]}
-    return _write(Path(out), image, layers, preprocessing, golden, {"name": "pixels", "checks": {}})
+    preprocessing = _preprocessing(network.tensors[0])
+    image, layers = _image(network, preprocessing, preprocessing(images.seen), "size")
+    values = preprocessing(images.held_out[:GOLDEN_IMAGES])
+    golden = {"input": values, "features": _encode(image, preprocessing, values)}
+    with staged(Path(out), REPORT) as stage:
+        _write(stage, None, image, layers, preprocessing, golden, {"name": "pixels", "checks": {}})
+    return Bundle.open(out)
 
 
-def _calibration(calibration: ImageSet, shape: Sequence[int]) -> np.ndarray:
-    """The images that are used, uint8 [N, C, H, W] as they must be."""
-    images = calibration.images
+def _draw(calibration: ImageSet, shape: Sequence[int]) -> _Images:
+    """The images that are used, in an order that does not depend on how they are sorted."""
+    images, labels = calibration.images, getattr(calibration, "labels", None)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != tuple(shape) or not len(images):
         raise ValueError(
             f"calibration images are {images.dtype} of shape {list(images.shape)}; "
             f"this encoder takes uint8 [N, {', '.join(map(str, shape))}] with N of 1 or more"
         )
-    return images[:CALIBRATION_IMAGES]
+    order = np.random.default_rng(0).permutation(len(images))
+    seen = order[: min(CALIBRATION_IMAGES, -(-len(order) // 2))]
+    held_out = order[len(seen) :][:HELD_OUT_IMAGES] if len(order) > 1 else seen
+    return _Images(images[seen], images[held_out], None if labels is None else labels[held_out])
+
+
+def _preprocessing(
+    first: Tensor, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+) -> Preprocessing:
+    """To the input `first`: as mean and std say, each what pixel - 128 needs where it is None."""
+    mean = ((first.zero_point + 128) / 255,) if mean is None else tuple(mean)
+    std = (1 / (255 * first.scale),) if std is None else tuple(std)
+    for what, values in (("mean", mean), ("std", std)):
+        if len(values) not in (1, first.channels):
+            raise ValueError(
+                f"{what} has {len(values)} values and the input {first.channels} channels; give one, or one a channel"
+            )
+    mean, std = (values * first.channels if len(values) == 1 else values for values in (mean, std))
+    return Preprocessing(mean, std, first.scale, first.zero_point)
 
 
 def _normalise(images: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
@@ -139,23 +254,31 @@ def _device(image: bytes, preprocessing: Preprocessing) -> HostDevice:
     return HostDevice(Bundle(Path(), image, {}, preprocessing), measure(image, head).total, head=head)
 
 
+def _encode(image: bytes, preprocessing: Preprocessing, values: np.ndarray) -> np.ndarray:
+    """The device's features, int8 [N, F], of its inputs."""
+    device = _device(image, preprocessing)
+    return np.stack([device.encode(v) for v in values])
+
+
 def _image(
-    network: Network, preprocessing: Preprocessing, images: np.ndarray
-) -> tuple[bytes, list[LayerReport], np.ndarray]:
-    """The image, what its layers cost, and the features of `images` that its centring was taken from."""
-    first = network.tensors[network.output]
-    count = first.channels * first.height * first.width
-    draft, _ = write_image(network, Centering(np.zeros(count, np.int8), 1.0))
-    device = _device(draft, preprocessing)
-    features = np.stack([device.features(image) for image in images])
-    image, layers = write_image(network, Centering.of(features))
-    return image, layers, features
+    network: Network, preprocessing: Preprocessing, values: np.ndarray, optimize: Optimize
+) -> tuple[bytes, list[LayerReport]]:
+    """The image, its centring taken from the features of `values`, and what its layers cost."""
+    out = network.tensors[network.output]
+    draft, _ = write_image(network, Centering(np.zeros(out.channels * out.height * out.width, np.int8), 1.0))
+    return write_image(network, Centering.of(_encode(draft, preprocessing, values)), optimize)
 
 
 def _check(
-    model: bytes, network: Network, image: bytes, preprocessing: Preprocessing, values: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Golden vectors, after the features of `values` proved equal to tflite-micro's."""
+    model: bytes,
+    network: Network,
+    removed: Removed,
+    image: bytes,
+    preprocessing: Preprocessing,
+    values: np.ndarray,
+) -> tuple[dict[str, np.ndarray], dict[int, np.ndarray]]:
+    """Golden vectors, after the features of `values` proved equal to tflite-micro's; and tflite-micro's activations of
+    the golden inputs, by tensor."""
     device = _device(image, preprocessing)
     golden = {"input": values[:GOLDEN_IMAGES]}
     whole = network.last_writers()
@@ -163,8 +286,9 @@ def _check(
     outputs = [device.encode_layers(v) for v in golden["input"]]
     for number in whole.values():
         layer = network.layers[number]
-        golden[f"layer_{number:02d}"] = expected[layer.output]
-        wrong = sum(int((o[number] != e).sum()) for o, e in zip(outputs, expected[layer.output], strict=True))
+        stays = expected[layer.output][:, removed.channels[layer.output]]
+        golden[f"layer_{number:02d}"] = stays
+        wrong = sum(int((o[number] != e).sum()) for o, e in zip(outputs, stays, strict=True))
         if wrong:
             raise CheckError(f"layer {number} ({layer.name}) is the first to differ from tflite-micro: {wrong} values")
     reference = tflm.run_reference(model, values)
@@ -173,15 +297,47 @@ def _check(
         wrong = int((features != reference).any(axis=1).sum())
         raise CheckError(f"features of {wrong} of {len(values)} images differ from tflite-micro's")
     golden["features"] = reference[:GOLDEN_IMAGES]
-    return golden
+    return golden, expected
 
 
-def _cosine(tensor: Tensor, int8_features: np.ndarray, features: np.ndarray) -> dict[str, float]:
-    """Cosine between the int8 features, as real numbers, and the float32 ones: mean and smallest."""
-    real = (int8_features.astype(np.float32) - tensor.zero_point) * tensor.scale
-    norms = np.linalg.norm(real, axis=1) * np.linalg.norm(features, axis=1)
-    cosine = (real * features).sum(axis=1) / np.maximum(norms, 1e-12)
-    return {"mean": float(cosine.mean()), "min": float(cosine.min())}
+def _equal(golden: dict[str, np.ndarray], values: np.ndarray) -> dict[str, int]:
+    """What _check has shown."""
+    return {
+        "tflite_micro_images_equal_byte_for_byte": len(values[:CHECKED_IMAGES]),
+        "golden_images_equal_layer_by_layer": len(golden["input"]),
+    }
+
+
+def _savings(model: bytes, network: Network, removed: Removed) -> dict:
+    """For the report: what the removals saved, and where the memory of the activations goes."""
+    places, activation_bytes = plan(network)
+    most = peak(network, places)
+    names = ("input", *(layer.name for layer in network.layers), "output")
+    alive = [
+        {"name": network.tensors[i].name, "shape": network.tensors[i].shape, "bytes": places[i].bytes}
+        for i in most.tensors
+    ]
+    kinds = {kind: asdict(getattr(removed, kind)) for kind in ("constant", "unread", "folded")}
+    return {
+        "removed": {**kinds, "layers": list(removed.layers)},
+        "activations": {
+            "bytes": activation_bytes,
+            "least_bytes": most.bytes,
+            "peak_layer": names[most.layer + 1],
+            "alive_there": alive,
+            "tflite_micro_arena_bytes": tflm.arena_bytes(model),
+        },
+    }
+
+
+def _real(tensor: Tensor, values: np.ndarray) -> np.ndarray:
+    """float32, what int8 values of a tensor stand for."""
+    return (values.astype(np.float32) - tensor.zero_point) * tensor.scale
+
+
+def _write_head(folder: Path, head: HeadConfig, features: np.ndarray) -> None:
+    """A model that trains `head`, centred as the image is: on int8 features [N, F]."""
+    write_atomically(folder / "encoder_train.tflite", train_signatures(Centering.of(features), head, features))
 
 
 def _npz(arrays: dict[str, np.ndarray]) -> bytes:
@@ -191,19 +347,20 @@ def _npz(arrays: dict[str, np.ndarray]) -> bytes:
 
 
 def _write(
-    out: Path,
+    folder: Path,
+    model: bytes | None,
     image: bytes,
     layers: list[LayerReport],
     preprocessing: Preprocessing,
     golden: dict[str, np.ndarray],
     report: dict,
-) -> Bundle:
-    """Write the image and, last, the report that makes the folder a bundle."""
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / IMAGE, image)
-    write_atomically(out / GOLDEN, _npz(golden))
-    write_atomically(out / "entropi_image.c", c_source(image).encode())
-    write_atomically(out / "entropi_image.h", c_header(image).encode())
+) -> None:
+    """Write what every bundle has."""
+    if model is not None:
+        write_atomically(folder / TFLITE, model)
+    write_atomically(folder / IMAGE, image)
+    write_atomically(folder / GOLDEN, _npz(golden))
+    write_sources(folder, image)
     totals = {
         "image_bytes": len(image),
         "weights": sum(r.weights for r in layers),
@@ -212,7 +369,7 @@ def _write(
         "dense_macs": sum(r.dense_macs for r in layers),
     }
     write_json(
-        out / REPORT,
+        folder / REPORT,
         {
             **report,
             "preprocessing": asdict(preprocessing),
@@ -220,4 +377,3 @@ def _write(
             "layers": [asdict(r) for r in layers],
         },
     )
-    return Bundle.open(out)

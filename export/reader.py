@@ -9,11 +9,11 @@ outputs stay byte for byte those of tflite-micro.
 from __future__ import annotations
 
 import math
-import struct
 from dataclasses import replace
 
 import numpy as np
 
+from entropi.export.flat import parse
 from entropi.export.graph import UnsupportedError
 from entropi.export.integer import (
     ADD,
@@ -55,12 +55,7 @@ class _Reader:
         from ai_edge_litert import schema_py_generated as schema
 
         self.schema = schema
-        try:
-            self.model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(model, 0))
-        except (struct.error, TypeError, ValueError) as error:
-            raise UnsupportedError(
-                f"these {len(model)} bytes are no TFLite model, or a damaged one ({error}); give an int8 .tflite file"
-            ) from error
+        self.model = parse(model)
         self.graph = self.model.subgraphs[0]
         self.codes = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
         self.problems: list[str] = []
@@ -140,7 +135,8 @@ class _Reader:
             else:
                 height, width, channels = shape if len(shape) == 3 else (1, 1, shape[0])
                 q = t.quantization
-                self.network.tensors[index] = Tensor(channels, height, width, float(q.scale[0]), int(q.zeroPoint[0]))
+                scale, zero_point = float(q.scale[0]), int(q.zeroPoint[0])
+                self.network.tensors[index] = Tensor(channels, height, width, scale, zero_point, self._name(index))
         return self.network.tensors[index]
 
     def _clamp(self, activation: int, out: Tensor, name: str) -> tuple[int, int]:

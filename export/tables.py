@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from entropi.export.flat import pack
 from entropi.export.tflm import run_reference
 
 SIDE = 16  # of the square map that holds all 256 values
@@ -21,7 +22,6 @@ def tabulate(model, operators: Sequence) -> list[np.ndarray]:
     """
     if not operators:
         return []
-    import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
     tensors = model.subgraphs[0].tensors
@@ -50,8 +50,6 @@ def tabulate(model, operators: Sequence) -> list[np.ndarray]:
 
     single = copy.copy(model)
     single.subgraphs, single.signatureDefs, single.metadata = [graph], None, None
-    builder = flatbuffers.Builder(1024)
-    builder.Finish(single.Pack(builder), b"TFL3")
     values = np.arange(-128, 128).astype(np.int8).reshape(1, 1, SIDE, SIDE)
-    found = run_reference(bytes(builder.Output()), values)[0]
+    found = run_reference(pack(single), values)[0]
     return list(found.reshape(len(operators), math.prod((SIDE, SIDE))))

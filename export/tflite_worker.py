@@ -17,7 +17,10 @@ def _scope(node: dict) -> str:
 
 
 class Network(tf.Module):
-    """The graph as TensorFlow operations on NHWC tensors."""
+    """The graph as TensorFlow operations on NHWC tensors.
+
+    The operation that gives a node's result has the node's name, and whatever else it takes has that name, a dot and
+    another: so a tensor of the model can be traced back to its node."""
 
     def __init__(self, description: dict, tensors: dict[str, np.ndarray]):
         super().__init__()
@@ -34,7 +37,7 @@ class Network(tf.Module):
 
     def _pad(self, node, x):
         h, w = node["padding"]
-        return tf.pad(x, [[0, 0], [h, h], [w, w], [0, 0]]) if h or w else x
+        return tf.pad(x, [[0, 0], [h, h], [w, w], [0, 0]], name=f"{_scope(node)}.pad") if h or w else x
 
     def conv(self, node, x):
         weight = self.tensors[node["name"] + ".weight"].transpose(2, 3, 1, 0)
@@ -45,7 +48,7 @@ class Network(tf.Module):
             y = tf.nn.depthwise_conv2d(x, weight, [1, *stride, 1], "VALID", dilations=dilation, name=name)
         else:
             y = tf.nn.conv2d(x, weight, stride, "VALID", dilations=dilation, name=name)
-        return tf.nn.bias_add(y, self.tensors[node["name"] + ".bias"], name=name)
+        return tf.nn.bias_add(y, self.tensors[node["name"] + ".bias"], name=f"{name}.bias")
 
     def max_pool(self, node, x):
         return tf.nn.max_pool2d(self._pad(node, x), node["kernel"], node["stride"], "VALID", name=_scope(node))
@@ -72,16 +75,20 @@ class Network(tf.Module):
         return tf.nn.relu6(x, name=_scope(node))
 
     def hard_swish(self, node, x):
-        return tf.multiply(x, tf.nn.relu6(x + 3.0) * (1 / 6), name=_scope(node))
+        return tf.multiply(x, tf.multiply(self._gate(node, x), 1 / 6, name=f"{_scope(node)}.sixth"), name=_scope(node))
 
     def hard_sigmoid(self, node, x):
-        return tf.multiply(tf.nn.relu6(x + 3.0), 1 / 6, name=_scope(node))
+        return tf.multiply(self._gate(node, x), 1 / 6, name=_scope(node))
+
+    def _gate(self, node, x):
+        """Six times the hard sigmoid."""
+        return tf.nn.relu6(tf.add(x, 3.0, name=f"{_scope(node)}.plus_3"), name=f"{_scope(node)}.gate")
 
     def sigmoid(self, node, x):
         return tf.sigmoid(x, name=_scope(node))
 
     def silu(self, node, x):
-        return tf.multiply(x, tf.sigmoid(x), name=_scope(node))
+        return tf.multiply(x, tf.sigmoid(x, name=f"{_scope(node)}.sigmoid"), name=_scope(node))
 
     def tanh(self, node, x):
         return tf.tanh(x, name=_scope(node))

@@ -17,7 +17,7 @@ from rich.console import RenderableType
 
 from entropi.device import Bundle, Device, HostDevice
 from entropi.device.files import write_json
-from entropi.export import export_encoder, export_pixels
+from entropi.export import MAX_DROP, export_encoder, export_pixels
 from entropi.firmware_sim import Board, BoardError, Simulator, board
 from entropi.firmware_sim.boards import Memory
 from entropi.host import data
@@ -83,10 +83,12 @@ def run(
     budget: int | str = "48KiB",
     tasks: Callable[[], Tasks] = Tasks.builtin,
     schedule: Schedule = PRESETS["demo"],
+    max_drop: float = MAX_DROP,
 ) -> dict:
     """Run the demo in `folder`, going on with a ladder that an earlier run began; returns what demo.json holds.
 
-    `bar(title)` opens a progress bar, `say(line)` prints a line. Raises what the steps raise.
+    `bar(title)` opens a progress bar, `say(line)` prints a line; int8 may cost the chosen rung `max_drop` points of
+    accuracy. Raises what the steps raise.
     """
     started = time.perf_counter()
     folder = Path(folder)
@@ -133,7 +135,9 @@ def run(
         dense = background.apply_async(_dense, (ladder[0], target, folder / "build" / "dense", budget))
 
         with bar("4 export: ONNX, int8 TFLite, image") as progress:
-            bundle = export_encoder(chosen, target.train, folder / "build" / "chosen", lambda s: progress(0, 1, s))
+            bundle = export_encoder(
+                chosen, target.train, folder / "build" / "chosen", lambda s: progress(0, 1, s), max_drop=max_drop
+            )
             pixels = export_pixels(found.pixels.train, folder / "build" / "pixels")
         checked = bundle.report["checks"]["tflite_micro_images_equal_byte_for_byte"]
         say(f"{len(bundle.image):,} bytes of image; features of {checked} images equal tflite-micro's byte for byte")
@@ -176,9 +180,9 @@ def _probe_all(features: list[tuple[np.ndarray, np.ndarray]], tasks: Tasks) -> t
 
 
 def _dense(rung: Rung, target: data.Dataset, out: Path, budget: int | str) -> tuple[Bundle, Grades]:
-    """Export the dense network and let the C runtime on the host learn the target with it."""
+    """Export the dense network, whatever int8 costs it, and let the C runtime on the host learn the target with it."""
     torch.set_num_threads(1)
-    bundle = export_encoder(rung, target.train, out)
+    bundle = export_encoder(rung, target.train, out, max_drop=100)
     with HostDevice(bundle, budget, classes=len(target.classes)) as device:
         return bundle, lesson(device, encode([device], target.train), encode([device], target.test))
 

@@ -9,7 +9,8 @@ import typer
 from rich.text import Text
 
 from entropi.host.cli import devices, ladders, paper  # noqa: F401  each adds its commands
-from entropi.host.cli.common import app, err, export_app
+from entropi.host.cli.common import app, err
+from entropi.host.cli.export import check_app, export_app
 
 
 def _run(application: typer.Typer) -> None:
@@ -32,5 +33,8 @@ def main() -> None:
 
 
 def export_main() -> None:
-    """The `entropi-export` command."""
+    """The `entropi-export` command, which exports unless its first word is `check`."""
+    if sys.argv[1:2] == ["check"]:
+        sys.argv[:2] = ["entropi-export check"]
+        _run(check_app)
     _run(export_app)

@@ -1,4 +1,4 @@
-"""Commands about what goes onto a device: export, emulated boards, reports, and the demo of all of it."""
+"""Commands about emulated boards: what is learned on them, what it costs, and the demo of the whole path."""
 
 from __future__ import annotations
 
@@ -13,13 +13,10 @@ from entropi.host.cli.common import (
     Budget,
     BundlePath,
     Json,
-    LadderPath,
     app,
     bar,
     check_device,
     err,
-    export_app,
-    options,
     show,
 )
 from entropi.host.tables import table
@@ -44,61 +41,6 @@ def demo(
     content = run(folder, bar, lambda line: err.print(f"  {line}"), board, budget)
     show(content, as_json, render)
     err.print(f"Everything is in {folder}: ladder/, entropy.png, build/, demo.json ({content['seconds']:.0f} s)")
-
-
-@export_app.command()
-def export(
-    run: LadderPath,
-    folder: Annotated[Path, typer.Option("--out", help="Folder of the bundle.")],
-    rung: Annotated[str, typer.Option(help="A number, or best: the one that `entropi select` chose.")] = "best",
-    target: Annotated[
-        str | None, typer.Option(help="Images that set the integer ranges; default: the selection's target.")
-    ] = None,
-    as_json: Json = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False,
-) -> None:
-    """Export a rung as ONNX, int8 TFLite and a sparse device image, each checked after writing.
-
-    Example: entropi-export runs/r18 --rung best --out build/r18
-    """
-    options(debug)
-    from entropi.export import export_encoder
-    from entropi.host import data
-    from entropi.host.selection import SELECTION, Selection
-    from entropi.host.training.ladder import Ladder
-
-    opened = Ladder.open(run)
-    selection = Selection.load(run) if (run / SELECTION).is_file() else None
-    if selection is None and (rung == "best" or target is None):
-        what = "--rung best" if rung == "best" else "the calibration images"
-        raise ValueError(f"{run} holds no selection, which {what} needs; run entropi select {run} --target NAME first")
-    index = selection.rung if rung == "best" else _rung_number(rung, len(opened))
-    dataset = data.load(target or selection.target)
-    with bar("export") as progress:
-        bundle = export_encoder(opened[index], dataset.train, folder, lambda stage: progress(0, 1, stage))
-    content = {"bundle": str(folder), "rung": index, **{k: v for k, v in bundle.report.items() if k != "layers"}}
-    show(content, as_json, _export_table)
-
-
-def _rung_number(text: str, count: int) -> int:
-    if not text.isdecimal() or int(text) >= count:
-        raise ValueError(f"--rung {text!r} is no rung of this ladder; give best or a number from 0 to {count - 1}")
-    return int(text)
-
-
-def _export_table(content: dict) -> RenderableType:
-    checks = content["checks"]
-    difference = checks["onnx_runtime_largest_relative_difference"]
-    cosine = checks["int8_cosine"]
-    lines = (
-        ("device image", f"{content['image_bytes']:,} bytes"),
-        ("weights kept", f"{content['nonzeros']:,} of {content['weights']:,} that can meet data"),
-        ("multiply-accumulates an image", f"{content['macs']:,} (dense: {content['dense_macs']:,})"),
-        ("equal to tflite-micro byte for byte", f"{checks['tflite_micro_images_equal_byte_for_byte']} images"),
-        ("ONNX Runtime against PyTorch", f"largest difference {difference:.1e} of the largest feature"),
-        ("int8 against float32 features", f"cosine {cosine['mean']:.4f} (smallest {cosine['min']:.4f})"),
-    )
-    return table(f"{content['name']} in {content['bundle']}", ("", ""), lines)
 
 
 @app.command()
@@ -169,6 +111,9 @@ def report(
     board: BoardName = "nucleo-f446re",
     budget: Budget = "48KiB",
     classes: Annotated[int, typer.Option(min=2, help="Classes of the head.")] = 10,
+    picture: Annotated[
+        Path | None, typer.Option(help="Draw bytes and instructions of every layer, as .png, .svg or .pdf.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """The paper's Table 2 beside ours, then what the board was measured to need.
@@ -185,6 +130,10 @@ def report(
     with bar("report") as progress:
         progress(0, 1, "counting and measuring")
         content = measure(opened, board, budget, classes)
+    if picture:
+        from entropi.host.footprint_figure import footprint_figure
+
+        footprint_figure(content, picture)
     show(content, as_json, render)
 
 

@@ -161,7 +161,7 @@ def _factory(name: str) -> Callable[[int], nn.Module]:
 
 def _own(spec: str, classes: int) -> nn.Module:
     """The user's network, with its numbers even on the meta device: its buffers need not be in the state dict."""
-    factory = _imported(spec)
+    factory = imported(spec)
     try:
         with torch.device("cpu"):
             model = factory(classes)
@@ -179,7 +179,7 @@ def _own(spec: str, classes: int) -> nn.Module:
     return model
 
 
-def _imported(spec: str) -> Callable[[int], Any]:
+def imported(spec: str) -> Callable[[int], Any]:
     """What package.module:factory names, the current directory searched first."""
     module_name, _, attribute = spec.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):

@@ -16,21 +16,6 @@ from entropi.host.entropy import DEFAULT
 BIN = Path(sys.executable).parent
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a command line in this process: exit status, standard output, standard error."""
-
-    def call(*arguments: object, main=cli.main) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["entropi", *map(str, arguments)])
-        monkeypatch.delenv("ENTROPI_DEBUG", raising=False)
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return ended.value.code or 0, captured.out, captured.err
-
-    return call
-
-
 COMMANDS = ("", "demo", "ladder", "select", "simulate", "report", "boards", "archs", "reproduce")
 
 

@@ -29,7 +29,7 @@ def test_every_artefact_is_there(small_demo):
     bundles = {
         f"build/{name}/{file}"
         for name in ("chosen", "dense")
-        for file in ("encoder.onnx", "encoder_int8.tflite", "encoder.entropi", "entropi_image.c", "golden.npz")
+        for file in ("encoder.onnx", "encoder_int8.tflite", "encoder.entropi", "src/entropi_image.c", "golden.npz")
     }
     assert bundles | {"demo.json", "entropy.png", "ladder/ladder.json", "ladder/selection.json"} <= files
     assert Selection.load(small_demo.folder / "ladder").rung == small_demo.content["chosen_rung"]
