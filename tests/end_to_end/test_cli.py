@@ -63,7 +63,7 @@ def test_select_then_export(run, small_demo, tmp_path):
     select = ("select", ladder, "--target", "builtin:digits", "--also", "marginal", "--also", "joint")
     chosen = json.loads(run(*select, "--json")[1])
     assert len(chosen["rungs"]) == 3 and {"joint", "marginal", DEFAULT} <= set(chosen["rungs"][0])
-    arguments = (ladder, "--rung", "best", "--out", tmp_path / "build", "--json")
+    arguments = (ladder, "--rung", "best", "--max-drop", "100", "--out", tmp_path / "build", "--json")
     status, out, err = run(*arguments, main=cli.export_main)
     assert status == 0, err
     content = json.loads(out)
