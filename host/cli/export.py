@@ -56,15 +56,15 @@ def export(
     wanted = {"max_drop": max_drop, "optimize": optimize}
     if source.endswith(".tflite"):
         _refuse("a .tflite file", rung=rung != "best", weights=weights)
-        made = _export_tflite(Path(source), folder, target, train_signatures, optimize=optimize, **pixels)
+        report = _export_tflite(Path(source), folder, target, train_signatures, optimize=optimize, **pixels)
     elif ":" in source:
         _refuse("a factory", rung=rung != "best")
-        made = _export_module(source, weights, folder, target, pixels, train_signatures, wanted)
+        report = _export_module(source, weights, folder, target, pixels, train_signatures, wanted)
     else:
         _refuse("a ladder", weights=weights, **pixels)
-        made = _export_rung(Path(source), folder, rung, target, train_signatures, wanted)
-    report = {name: value for name, value in made.report.items() if name != "layers"}
-    show({"bundle": str(folder), **report}, as_json, _export_table)
+        report = _export_rung(Path(source), folder, rung, target, train_signatures, wanted)
+    content = {name: value for name, value in report.items() if name != "layers"}
+    show({"bundle": str(folder), **content}, as_json, _export_table)
 
 
 @check_app.command()
@@ -92,7 +92,7 @@ def check(
 
 def _export_rung(
     run: Path, folder: Path, rung: str, target: str | None, train_signatures: bool, wanted: dict[str, Any]
-) -> Bundle:
+) -> dict[str, Any]:
     from entropi.host.selection import SELECTION, Selection
     from entropi.host.training.ladder import Ladder
 
@@ -102,7 +102,8 @@ def _export_rung(
         what = "--rung best" if rung == "best" else "the calibration images"
         raise ValueError(f"{run} holds no selection, which {what} needs; run entropi select {run} --target NAME first")
     index = selection.rung if rung == "best" else _rung_number(rung, len(opened))
-    return _export_encoder(opened[index], data.load(target or selection.target), folder, train_signatures, wanted)
+    dataset = data.load(target or selection.target)
+    return {"rung": index, **_export_encoder(opened[index], dataset, folder, train_signatures, wanted)}
 
 
 def _export_module(
@@ -113,7 +114,7 @@ def _export_module(
     pixels: dict[str, tuple[float, ...] | None],
     train_signatures: bool,
     wanted: dict[str, Any],
-) -> Bundle:
+) -> dict[str, Any]:
     if target is None:
         raise ValueError(f"{spec} needs images that set its integer ranges; give --target, such as folder:PATH")
     from entropi.host.networks.inference import MEAN, STD
@@ -131,17 +132,19 @@ def _export_module(
 
 def _export_encoder(
     source, dataset: data.Dataset, folder: Path, train_signatures: bool, wanted: dict[str, Any]
-) -> Bundle:
+) -> dict[str, Any]:
     from entropi.export import export_encoder
 
     with bar("export") as progress:
         return export_encoder(
             source, dataset.train, folder, lambda stage: progress(0, 1, stage),
             train_head=HeadConfig(len(dataset.classes)) if train_signatures else None, **wanted,
-        )  # fmt: skip
+        ).report  # fmt: skip
 
 
-def _export_tflite(path: Path, folder: Path, target: str | None, train_signatures: bool, **wanted: Any) -> Bundle:
+def _export_tflite(
+    path: Path, folder: Path, target: str | None, train_signatures: bool, **wanted: Any
+) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path} is no file; give an int8 .tflite model")
     if train_signatures and target is None:
@@ -154,7 +157,7 @@ def _export_tflite(path: Path, folder: Path, target: str | None, train_signature
             path.read_bytes(), path.stem, folder, lambda stage: progress(0, 1, stage),
             images=None if dataset is None else dataset.train,
             train_head=HeadConfig(len(dataset.classes)) if train_signatures else None, **wanted,
-        )  # fmt: skip
+        ).report  # fmt: skip
 
 
 def _refuse(what: str, **given: object) -> None:
