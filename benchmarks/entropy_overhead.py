@@ -2,7 +2,7 @@
 
     python benchmarks/entropy_overhead.py [--images N] [--repeats N]
 
-Writes results/entropy_overhead.json. Every repeat times the forward pass and then everything else, each part apart, so
+Writes results/entropy_overhead_N.json, N the number of images. Every repeat times the forward pass and then everything else, each part apart, so
 that a busy machine slows all of them alike; a ratio is taken within its repeat. Weights and pixels are random, on which
 the cost does not depend.
 """
@@ -83,7 +83,7 @@ def overhead(encoder: nn.Module, images: Split, repeats: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=5000, help="images of 3x32x32")
+    parser.add_argument("--images", type=int, default=10000, help="images of 3x32x32")
     parser.add_argument("--repeats", type=int, default=9)
     options = parser.parse_args()
     pixels = np.random.default_rng(0).integers(0, 256, (options.images, 3, 32, 32), np.uint8)
@@ -102,7 +102,7 @@ def main() -> None:
         **provenance(*PACKAGES),
         "networks": networks,
     }
-    write_json(ROOT / "results" / "entropy_overhead.json", result)
+    write_json(ROOT / "results" / f"entropy_overhead_{options.images}.json", result)
 
 
 if __name__ == "__main__":
