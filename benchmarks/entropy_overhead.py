@@ -2,9 +2,9 @@
 
     python benchmarks/entropy_overhead.py [--images N] [--repeats N]
 
-Writes results/entropy_overhead_N.json, N the number of images. Every repeat times the forward pass and then everything else, each part apart, so
-that a busy machine slows all of them alike; a ratio is taken within its repeat. Weights and pixels are random, on which
-the cost does not depend.
+Writes results/entropy_overhead_N.json, N the number of images. Every repeat times the forward pass and then everything
+else, each part apart, so that a busy machine slows all of them alike; a ratio is taken within its repeat. Weights and
+pixels are random, on which the cost does not depend.
 """
 
 from __future__ import annotations
