@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,17 @@ def write_json(path: Path, content: Any) -> None:
 
 
 @contextmanager
-def staged(folder: Path, last: str) -> Iterator[Path]:
-    """A folder beside `folder` to write into. When the block ends, its files take their places in `folder`, the one
-    named `last` after all others; when it fails, `folder` is as it was."""
+def staged(folder: Path, last: str, instead_of: Sequence[str] = ()) -> Iterator[Path]:
+    """A folder beside `folder` to write into. When the block fails, `folder` is as it was. When it ends, the old `last`
+    and the files named in `instead_of` go, and the new files take their places, the one named `last` after all others:
+    where it stands, everything belongs together."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as name:
         stage = Path(name)
         yield stage
         files = sorted((path for path in stage.rglob("*") if path.is_file()), key=lambda path: path.name == last)
+        for name in (last, *instead_of):
+            (folder / name).unlink(missing_ok=True)
         for path in files:
             place = folder / path.relative_to(stage)
             place.parent.mkdir(parents=True, exist_ok=True)

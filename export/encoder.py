@@ -33,6 +33,8 @@ from entropi.export.sources import write_sources
 from entropi.export.train_signatures import train_signatures
 
 TFLITE = "encoder_int8.tflite"
+ONNX, ONNX_INT8, TRAIN = "encoder.onnx", "encoder_int8.onnx", "encoder_train.tflite"
+OPTIONAL = (TFLITE, ONNX, ONNX_INT8, TRAIN)  # what an earlier export may have left that this one does not write
 GOLDEN_IMAGES = 4
 CHECKED_IMAGES = 100
 CALIBRATION_IMAGES = 256
@@ -99,14 +101,14 @@ def export_encoder(
     with torch.no_grad():
         features = np.concatenate([module(batch).flatten(1).numpy() for batch in torch.from_numpy(inputs).split(BATCH)])
 
-    with staged(Path(out), REPORT) as stage:
+    with staged(Path(out), REPORT, OPTIONAL) as stage:
         on_stage("ONNX")
-        write_onnx(graph, stage / "encoder.onnx")
-        onnx_difference = check_onnx(stage / "encoder.onnx", inputs, features)
+        write_onnx(graph, stage / ONNX)
+        onnx_difference = check_onnx(stage / ONNX, inputs, features)
 
         seen = _normalise(images.seen, source.mean, source.std)
-        quantise_onnx(stage / "encoder.onnx", seen, stage / "encoder_int8.onnx")
-        onnx_int8_cosine = check_int8_onnx(stage / "encoder_int8.onnx", stage / "encoder.onnx", inputs, features)
+        quantise_onnx(stage / ONNX, seen, stage / ONNX_INT8)
+        onnx_int8_cosine = check_int8_onnx(stage / ONNX_INT8, stage / ONNX, inputs, features)
 
         on_stage("int8 TFLite")
         model = tflite.convert(graph, seen)
@@ -183,7 +185,7 @@ def export_model(
     else:
         drawn = _draw(images, first.shape)
         seen, held_out = preprocessing(drawn.seen), preprocessing(drawn.held_out)
-    with staged(Path(out), REPORT) as stage:
+    with staged(Path(out), REPORT, OPTIONAL) as stage:
         on_stage("device image")
         image, layers = _image(network, preprocessing, seen, optimize)
         on_stage("checking against tflite-micro")
@@ -209,7 +211,7 @@ def export_pixels(calibration: ImageSet, out: str | Path) -> Bundle:
     image, layers = _image(network, preprocessing, preprocessing(images.seen), "size")
     values = preprocessing(images.held_out[:GOLDEN_IMAGES])
     golden = {"input": values, "features": _encode(image, preprocessing, values)}
-    with staged(Path(out), REPORT) as stage:
+    with staged(Path(out), REPORT, OPTIONAL) as stage:
         _write(stage, None, image, layers, preprocessing, golden, {"name": "pixels", "checks": {}})
     return Bundle.open(out)
 
@@ -337,7 +339,7 @@ def _real(tensor: Tensor, values: np.ndarray) -> np.ndarray:
 
 def _write_head(folder: Path, head: HeadConfig, features: np.ndarray) -> None:
     """A model that trains `head`, centred as the image is: on int8 features [N, F]."""
-    write_atomically(folder / "encoder_train.tflite", train_signatures(Centering.of(features), head, features))
+    write_atomically(folder / TRAIN, train_signatures(Centering.of(features), head, features))
 
 
 def _npz(arrays: dict[str, np.ndarray]) -> bytes:

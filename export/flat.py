@@ -28,6 +28,11 @@ def pack(model) -> bytes:
     return bytes(builder.Output())
 
 
+def _any(numbers) -> bool:
+    """Whether a vector of the schema holds anything; an empty one is None."""
+    return numbers is not None and len(numbers) > 0
+
+
 def int8_ends(model: bytes) -> bytes:
     """The model without the QUANTIZE that makes its float32 or uint8 input int8, and without the DEQUANTIZE or QUANTIZE
     that does the opposite at its output; the same bytes where it has neither.
@@ -38,6 +43,8 @@ def int8_ends(model: bytes) -> bytes:
 
     content = parse(model)
     if len(content.subgraphs) != 1 or not content.subgraphs[0].operators:
+        return model
+    if not (_any(content.subgraphs[0].inputs) and _any(content.subgraphs[0].outputs)):
         return model
     graph, operators = content.subgraphs[0], schema.BuiltinOperator
 
@@ -53,6 +60,8 @@ def int8_ends(model: bytes) -> bytes:
 
     removed = []
     for op in graph.operators:
+        if not (_any(op.inputs) and _any(op.outputs)):
+            continue  # such as what initialises a variable
         at_input = list(op.inputs[:1]) == list(graph.inputs) and converts(op, 1)
         at_output = list(op.outputs) == list(graph.outputs) and converts(op, 0)
         if at_input:

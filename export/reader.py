@@ -57,6 +57,12 @@ class _Reader:
         self.schema = schema
         self.model = parse(model)
         self.graph = self.model.subgraphs[0]
+        ends = [0 if numbers is None else len(numbers) for numbers in (self.graph.inputs, self.graph.outputs)]
+        if 0 in ends or len(self.model.subgraphs) > 1:
+            raise UnsupportedError(
+                f"the model has {len(self.model.subgraphs)} subgraphs, the first of {ends[0]} inputs and {ends[1]} "
+                "outputs; give a model that turns one input into one output, without variables or control flow"
+            )
         self.codes = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
         self.problems: list[str] = []
         self.alias: dict[int, int] = {}

@@ -22,3 +22,11 @@ def test_a_failure_leaves_what_was_there(tmp_path):
         raise RuntimeError
     assert (tmp_path / "here" / "last").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
+def test_what_an_earlier_run_left_goes_and_what_is_somebodys_stays(tmp_path):
+    for name in ("last", "old", "theirs"):
+        (tmp_path / name).write_text("old")
+    with staged(tmp_path, "last", ["old", "never"]) as stage:
+        (stage / "last").write_text("new")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"last": "new", "theirs": "old"}

@@ -6,7 +6,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from tflite_model import FLOAT32, OP, SAME, Model, float_model, schema
 
 from entropi.export import UnsupportedError
-from entropi.export.flat import int8_ends
+from entropi.export.flat import int8_ends, pack, parse
 from entropi.export.reader import from_tflite
 from entropi.export.tflm import run_reference
 
@@ -67,3 +67,13 @@ def test_a_float_model_has_no_int8_ends():
 def test_a_file_that_is_no_model_is_refused():
     with pytest.raises(UnsupportedError, match="these 9 bytes are no TFLite model"):
         int8_ends(b"not a one")
+
+
+def test_a_model_without_an_input_is_refused():
+    """As one that keeps a head in variables is."""
+    model = Model((1, 3, 3, 2))
+    made = model.pack(model.conv("conv", model.input, np.random.default_rng(0), 3, (1, 1), (1, 1), SAME))
+    content = parse(made)
+    content.subgraphs[0].inputs, content.subgraphs[0].operators[0].inputs = [], None
+    with pytest.raises(UnsupportedError, match="1 subgraphs, the first of 0 inputs and 1 outputs; give a model that"):
+        from_tflite(int8_ends(pack(content)))
