@@ -21,7 +21,7 @@ from scipy.optimize import nnls
 from entropi.device import Bundle
 from entropi.device.bundle import Preprocessing
 from entropi.device.files import write_json
-from entropi.device.toolchain import CORES, FIRMWARE_FLAGS, NUMERICS, compiler_version
+from entropi.device.toolchain import CORES, ZIG
 from entropi.export.image import Centering, write_image
 from entropi.export.integer import (
     ADD,
@@ -210,8 +210,8 @@ def main() -> None:
             ["python benchmarks/instruction_costs.py", f"--networks {options.networks} --board {options.board}"]
             + [path.name for path in options.bundles]
         ),
-        "compiler": compiler_version(),
-        "flags": [f"-mcpu={CORES[on.core].cpu}", *FIRMWARE_FLAGS, *NUMERICS],
+        "compiler": ZIG.version,
+        "flags": list(ZIG.flags(CORES[on.core])),
         **provenance("ziglang", "unicorn", "scipy"),
         "cores": {on.core: {"errors": judged, "instructions": costs}},
     }

@@ -1,4 +1,5 @@
-"""The C compiler: zig from PyPI, for the host and every Cortex-M core, with flags that keep results bit-identical."""
+"""The C compilers, with flags that keep results bit-identical: zig from PyPI for the host and every Cortex-M core,
+arm-none-eabi-gcc as a second opinion where it is installed."""
 
 from __future__ import annotations
 
@@ -7,8 +8,9 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -17,9 +19,8 @@ RUNTIME_SOURCES = tuple(sorted((HERE / "src").glob("*.c")))
 
 WARNINGS = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-Wpedantic")
 NUMERICS = ("-ffp-contract=off",)
-# -O2 and -O3 triple the code size and gain nothing on sparse loops.
-FIRMWARE_FLAGS = (
-    *("-Os", "-g", "-ffreestanding", "-ffunction-sections", "-fdata-sections"),
+FREESTANDING = (
+    *("-g", "-ffreestanding", "-ffunction-sections", "-fdata-sections"),
     *("-fno-unwind-tables", "-fno-asynchronous-unwind-tables", "-fno-exceptions"),
 )
 
@@ -30,17 +31,96 @@ class ToolchainError(RuntimeError):
 
 @dataclass(frozen=True)
 class Core:
-    """How zig names a Cortex-M core. `fpu` says that it has a single-precision FPU."""
+    """A Cortex-M core. `fpu` is what the compiler's __ARM_FP must say: 4 single precision, 8 double, 0 no FPU."""
 
     name: str
-    target: str
-    cpu: str
-    fpu: bool
+    fpu: int
 
 
 CORES = {
-    "cortex-m4f": Core("cortex-m4f", "thumb-freestanding-eabihf", "cortex_m4+vfp4d16sp", fpu=True),
+    core.name: core
+    for core in (
+        Core("cortex-m0plus", fpu=0),
+        Core("cortex-m3", fpu=0),
+        Core("cortex-m4f", fpu=4),
+        # Some M7 have double precision, an STM32F746 has not; the runtime never needs it.
+        Core("cortex-m7", fpu=4),
+        Core("cortex-m33", fpu=4),
+        Core("cortex-m55", fpu=4 + 8),
+    )
 }
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """A C compiler that makes firmware: how it is called, how it names each core, and its best optimisation."""
+
+    name: str
+    command: tuple[str, ...]
+    asks_version: tuple[str, ...]
+    cores: dict[str, tuple[str, ...]]
+    optimisation: str
+    linking: tuple[str, ...] = ()
+
+    @cached_property
+    def version(self) -> str:
+        """As results must name it, such as `zig 0.17.0`."""
+        return f"{self.name} {run(self.asks_version).stdout.strip()}"
+
+    def flags(self, core: Core) -> tuple[str, ...]:
+        """What a result must say of how the firmware was compiled: the core, and all that changes the code."""
+        return (*self.cores[core.name], self.optimisation, *FREESTANDING, *NUMERICS)
+
+    def target_flags(self, core: Core) -> tuple[str, ...]:
+        """What names the core to the compiler and to the sources."""
+        return (*self.cores[core.name], f"-DENTROPI_FPU={core.fpu}", f'-DENTROPI_CORE="{core.name}"')
+
+    def run(self, *arguments: str | os.PathLike[str], scratch: Path | None = None) -> None:
+        """Compile or link. Raises ToolchainError with the compiler's message."""
+        done = run([*self.command, *arguments], scratch)
+        if done.returncode:
+            raise ToolchainError(done.stderr.strip())
+
+
+def _zig_core(cpu: str, abi: str = "eabihf") -> tuple[str, ...]:
+    return ("-target", f"thumb-freestanding-{abi}", f"-mcpu={cpu}")
+
+
+def _gcc_core(cpu: str, fpu: str = "") -> tuple[str, ...]:
+    return (f"-mcpu={cpu}", "-mthumb", *(("-mfloat-abi=hard", f"-mfpu={fpu}") if fpu else ("-mfloat-abi=soft",)))
+
+
+_ZIG = (sys.executable, "-m", "ziglang")
+# The M55 has float vectors (MVE) too, but they flush subnormal numbers to zero: other bits than everywhere else.
+ZIG = Compiler(
+    name="zig",
+    command=(*_ZIG, "cc"),
+    asks_version=(*_ZIG, "version"),
+    cores={
+        "cortex-m0plus": _zig_core("cortex_m0plus", "eabi"),
+        "cortex-m3": _zig_core("cortex_m3", "eabi"),
+        "cortex-m4f": _zig_core("cortex_m4+vfp4d16sp"),
+        "cortex-m7": _zig_core("cortex_m7+fp_armv8d16sp"),
+        "cortex-m33": _zig_core("cortex_m33+fp_armv8d16sp"),
+        "cortex-m55": _zig_core("cortex_m55+fp_armv8d16+mve"),
+    },
+    optimisation="-Os",  # -O2 and -O3 triple the code size and gain nothing on sparse loops
+)
+GCC = Compiler(
+    name="arm-none-eabi-gcc",
+    command=("arm-none-eabi-gcc",),
+    asks_version=("arm-none-eabi-gcc", "-dumpfullversion"),
+    cores={
+        "cortex-m0plus": _gcc_core("cortex-m0plus"),
+        "cortex-m3": _gcc_core("cortex-m3"),
+        "cortex-m4f": _gcc_core("cortex-m4", "fpv4-sp-d16"),
+        "cortex-m7": _gcc_core("cortex-m7", "fpv5-sp-d16"),
+        "cortex-m33": _gcc_core("cortex-m33", "fpv5-sp-d16"),
+        "cortex-m55": _gcc_core("cortex-m55+nomve.fp", "auto"),
+    },
+    optimisation="-O2",  # -Os takes 1.6 times the instructions
+    linking=("-nostartfiles",),
+)
 
 
 def cache_dir() -> Path:
@@ -51,22 +131,20 @@ def cache_dir() -> Path:
     return folder
 
 
-def zig(*arguments: str | os.PathLike[str], scratch: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run `zig ARGUMENTS`; the result is returned whatever the exit status.
+def run(command: Sequence[str | os.PathLike[str]], scratch: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a compiler; the result is returned whatever the exit status.
 
     With `scratch` zig keeps what it builds in that folder, not in the cache that stays.
     """
     environment = {**os.environ, "ZIG_GLOBAL_CACHE_DIR": str(cache_dir() / "zig")}
     if scratch:
         environment["ZIG_LOCAL_CACHE_DIR"] = str(scratch)
-    command = [sys.executable, "-m", "ziglang", *map(os.fspath, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
+    return subprocess.run([*map(os.fspath, command)], capture_output=True, text=True, env=environment)
 
 
-@cache
-def compiler_version() -> str:
-    """The compiler as results must name it, such as `zig 0.17.0`."""
-    return f"zig {zig('version').stdout.strip()}"
+def zig(*arguments: str | os.PathLike[str]) -> subprocess.CompletedProcess[str]:
+    """Run `zig ARGUMENTS`; the result is returned whatever the exit status."""
+    return run([*_ZIG, *arguments])
 
 
 def build_shared(name: str, sources: tuple[Path, ...], flags: tuple[str, ...] = ()) -> Path:
@@ -77,7 +155,7 @@ def build_shared(name: str, sources: tuple[Path, ...], flags: tuple[str, ...] = 
     beside = {header for source in sources for header in source.parent.glob("*.h")}
     inputs = [*sources, *sorted(INCLUDE.glob("*.h")), *sorted(beside)]
     arguments = ["-O2", *WARNINGS, *NUMERICS, *flags]
-    key = hashlib.sha256("\0".join([compiler_version(), sys.platform, *arguments]).encode())
+    key = hashlib.sha256("\0".join([ZIG.version, sys.platform, *arguments]).encode())
     for path in inputs:
         key.update(path.read_bytes())
     suffix = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
@@ -85,34 +163,33 @@ def build_shared(name: str, sources: tuple[Path, ...], flags: tuple[str, ...] = 
     if not library.exists():
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:
             built = Path(folder) / library.name
-            done = zig("cc", "-shared", "-fPIC", *arguments, f"-I{INCLUDE}", *sources, "-o", built)
-            if done.returncode:
-                raise ToolchainError(done.stderr.strip())
+            ZIG.run("-shared", "-fPIC", *arguments, f"-I{INCLUDE}", *sources, "-o", built)
             built.replace(library)
     return library
 
 
-def compile_object(core: Core, source: Path) -> Path:
+def compile_object(core: Core, source: Path, compiler: Compiler = ZIG) -> Path:
     """Compile one C source for a core; built once for each content of the source and its headers.
 
     Raises ToolchainError with the compiler's message.
     """
-    arguments = [*target_flags(core), *FIRMWARE_FLAGS, *WARNINGS, *NUMERICS, f"-I{INCLUDE}"]
-    key = hashlib.sha256("\0".join([compiler_version(), *arguments]).encode())
+    names = compiler.target_flags(core)
+    arguments = [*names, compiler.optimisation, *FREESTANDING, *NUMERICS, *WARNINGS, f"-I{INCLUDE}"]
+    key = hashlib.sha256("\0".join([compiler.version, *arguments]).encode())
     for path in (source, *sorted(INCLUDE.glob("*.h")), *sorted(source.parent.glob("*.h"))):
         key.update(path.read_bytes())
     built = cache_dir() / f"{core.name}-{source.stem}-{key.hexdigest()[:16]}.o"
     if not built.exists():
         with tempfile.TemporaryDirectory(dir=built.parent) as folder:
             fresh = Path(folder) / built.name
-            done = zig("cc", *arguments, "-c", source, "-o", fresh)
-            if done.returncode:
-                raise ToolchainError(done.stderr.strip())
+            compiler.run(*arguments, "-c", source, "-o", fresh)
             fresh.replace(built)
     return built
 
 
-def link_firmware(core: Core, objects: list[Path], image: bytes, assembly: Path, script: Path, folder: Path) -> Path:
+def link_firmware(
+    core: Core, objects: list[Path], image: bytes, assembly: Path, script: Path, folder: Path, compiler: Compiler = ZIG
+) -> Path:
     """Link objects and a device image into folder/firmware.elf; `assembly` includes the image as ENTROPI_IMAGE.
 
     Raises ToolchainError with the linker's message.
@@ -121,17 +198,9 @@ def link_firmware(core: Core, objects: list[Path], image: bytes, assembly: Path,
     name = f"image-{hashlib.sha256(image).hexdigest()[:16]}.bin"
     (folder / name).write_bytes(image)
     elf = folder / "firmware.elf"
-    done = zig(
-        *("cc", *target_flags(core), f'-DENTROPI_IMAGE="{name}"', f"-I{folder}", assembly, *objects),
-        *("-T", script, "-Wl,--gc-sections", "-Wl,-e,Reset_Handler", "-o", elf),
+    compiler.run(
+        *(*compiler.target_flags(core), f'-DENTROPI_IMAGE="{name}"', f"-I{folder}", assembly, *objects),
+        *(*compiler.linking, "-T", script, "-Wl,--gc-sections", "-Wl,-e,Reset_Handler", "-o", elf),
         scratch=folder / "zig",
     )
-    if done.returncode:
-        raise ToolchainError(done.stderr.strip())
     return elf
-
-
-def target_flags(core: Core) -> tuple[str, ...]:
-    """What names the core to the compiler and to the sources."""
-    names = (f"-DENTROPI_FPU={int(core.fpu)}", f'-DENTROPI_CORE="{core.name}"')
-    return ("-target", core.target, f"-mcpu={core.cpu}", *names)

@@ -10,7 +10,15 @@ from pathlib import Path
 
 from elftools.elf.elffile import ELFFile
 
-from entropi.device.toolchain import CORES, RUNTIME_SOURCES, ToolchainError, compile_object, link_firmware
+from entropi.device.toolchain import (
+    CORES,
+    RUNTIME_SOURCES,
+    ZIG,
+    Compiler,
+    ToolchainError,
+    compile_object,
+    link_firmware,
+)
 from entropi.firmware_sim.boards import Board, BoardError
 
 FIRMWARE = Path(__file__).resolve().parent / "firmware"
@@ -32,7 +40,7 @@ feature_bytes = {features};
 stack_minimum = {stack};
 INCLUDE "{layout}"
 """
-OVERFLOW = re.compile(r"will not fit in region '(\w+)': overflowed by (\d+) bytes")
+OVERFLOW = re.compile(r"region [`'](\w+)':? overflowed by (\d+) bytes")  # lld's words and GNU ld's
 
 
 @dataclass(frozen=True)
@@ -44,13 +52,16 @@ class Firmware:
     """
 
     board: Board
+    compiler: Compiler
     elf: bytes = field(repr=False)
     flash: dict[str, int]
     ram: dict[str, int]
     symbols: dict[str, int] = field(repr=False)
 
 
-def build_firmware(image: bytes, board: Board, arena_bytes: int, input_bytes: int, feature_bytes: int) -> Firmware:
+def build_firmware(
+    image: bytes, board: Board, arena_bytes: int, input_bytes: int, feature_bytes: int, compiler: Compiler = ZIG
+) -> Firmware:
     """Compile (once a core) and link the runtime, the main loop and an image.
 
     arena_bytes, input_bytes and feature_bytes are what the firmware's arena, its frame buffer and its buffer of
@@ -61,10 +72,13 @@ def build_firmware(image: bytes, board: Board, arena_bytes: int, input_bytes: in
     if frame > FRAME_LIMIT:
         raise BoardError(f"a frame of {frame} bytes exceeds {FRAME_LIMIT}; export with a smaller input")
     sizes = {"arena": arena_bytes, "frame": frame, "features": feature_bytes, "stack": STACK_MINIMUM}
-    return link(board, [compile_object(CORES[board.core], source) for source in SOURCES], image, sizes)
+    objects = [compile_object(CORES[board.core], source, compiler) for source in SOURCES]
+    return link(board, objects, image, sizes, compiler)
 
 
-def link(board: Board, objects: list[Path], image: bytes, sizes: dict[str, int]) -> Firmware:
+def link(
+    board: Board, objects: list[Path], image: bytes, sizes: dict[str, int], compiler: Compiler = ZIG
+) -> Firmware:
     """Link any objects as firmware for a board; sizes are bytes of arena, frame, features and least stack."""
     with tempfile.TemporaryDirectory(prefix="entropi-") as name:
         folder = Path(name)
@@ -72,10 +86,10 @@ def link(board: Board, objects: list[Path], image: bytes, sizes: dict[str, int])
         memories = {"flash": board.flash, "ram": board.ram}
         script.write_text(LINKER_SCRIPT.format(**memories, **sizes, layout=FIRMWARE / "link.ld"))
         try:
-            elf = link_firmware(CORES[board.core], objects, image, FIRMWARE / "image.S", script, folder)
+            elf = link_firmware(CORES[board.core], objects, image, FIRMWARE / "image.S", script, folder, compiler)
         except ToolchainError as error:
             raise overflow(str(error), board, sizes) or error from None
-        return inspect(board, elf.read_bytes())
+        return inspect(board, compiler, elf.read_bytes())
 
 
 def overflow(message: str, board: Board, sizes: dict[str, int]) -> BoardError | None:
@@ -99,7 +113,7 @@ def overflow(message: str, board: Board, sizes: dict[str, int]) -> BoardError | 
     return BoardError("; ".join(text for text, *_ in lines), *numbers)
 
 
-def inspect(board: Board, elf: bytes) -> Firmware:
+def inspect(board: Board, compiler: Compiler, elf: bytes) -> Firmware:
     """Account for the bytes of an ELF that `link` made."""
     file = ELFFile(io.BytesIO(elf))
     sections = {s.name: s["sh_size"] for s in file.iter_sections() if s["sh_flags"] & 2}
@@ -111,4 +125,4 @@ def inspect(board: Board, elf: bytes) -> Firmware:
         for s in table.iter_symbols()
         if s["st_info"]["type"] != "STT_FILE" and s.name and not s.name.startswith("$")
     }
-    return Firmware(board, elf, flash, ram, symbols)
+    return Firmware(board, compiler, elf, flash, ram, symbols)

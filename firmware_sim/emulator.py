@@ -15,7 +15,13 @@ from entropi.device.toolchain import build_shared
 from entropi.firmware_sim.boards import Board, BoardError
 from entropi.firmware_sim.debug import UNKNOWN, Symbols
 
-MODELS = {"cortex-m4f": arm_const.UC_CPU_ARM_CORTEX_M4}
+MODELS = {
+    "cortex-m0plus": arm_const.UC_CPU_ARM_CORTEX_M0,  # the same instructions
+    "cortex-m3": arm_const.UC_CPU_ARM_CORTEX_M3,
+    "cortex-m4f": arm_const.UC_CPU_ARM_CORTEX_M4,
+    "cortex-m7": arm_const.UC_CPU_ARM_CORTEX_M7,
+    "cortex-m33": arm_const.UC_CPU_ARM_CORTEX_M33,
+}
 SYSTEM_CONTROL = 0xE000E000  # one page: startup.c turns the FPU on there
 POWER_ON = b"\x5c"  # RAM holds anything at power-on, so that firmware must not count on zeros
 INSTRUCTION_LIMIT = 20_000_000_000  # between two waits for input; about half a minute of emulation

@@ -12,7 +12,7 @@ from entropi.device.budget import plan_head
 from entropi.device.bundle import Bundle
 from entropi.device.library import CNeed, describe, raise_for, refusal, to_need
 from entropi.device.session import Device, DeviceError, HeadConfig, Need
-from entropi.device.toolchain import CORES, FIRMWARE_FLAGS, NUMERICS, compiler_version
+from entropi.device.toolchain import CORES
 from entropi.device.units import parse_bytes
 from entropi.firmware_sim.boards import Board, board
 from entropi.firmware_sim.build import build_firmware
@@ -184,8 +184,8 @@ class Simulator(FramedDevice):
         return {
             "board": self.board.name,
             "core": core.name,
-            "compiler": compiler_version(),
-            "flags": [f"-mcpu={core.cpu}", *FIRMWARE_FLAGS, *NUMERICS],
+            "compiler": self.firmware.compiler.version,
+            "flags": list(self.firmware.compiler.flags(core)),
             "arena": cost["arena"],
             "flash": {**flash, "total": sum(flash.values()), "given": self.board.flash.length},
             "ram": {**ram, "given": self.board.ram.length},

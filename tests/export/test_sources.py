@@ -21,7 +21,7 @@ from networks import residual_network, write
 
 from entropi.device import Bundle, HeadConfig, HostDevice, describe, measure
 from entropi.device.bundle import Preprocessing
-from entropi.device.toolchain import CORES, INCLUDE, RUNTIME_SOURCES, build_shared, cache_dir, target_flags, zig
+from entropi.device.toolchain import CORES, INCLUDE, RUNTIME_SOURCES, ZIG, build_shared, cache_dir, zig
 from entropi.export.sources import write_sources
 
 # The numbers of the README's main.
@@ -183,7 +183,7 @@ def test_the_readmes_main_predicts_as_the_host(image, folder, readme, tmp_path, 
 
 @pytest.mark.parametrize("core", CORES.values(), ids=CORES)
 def test_the_readmes_main_links_for_every_core_with_zig(folder, readme, tmp_path, core):
-    definitions = zig_tools(tmp_path / "firmware", *target_flags(core), "-ffreestanding")
+    definitions = zig_tools(tmp_path / "firmware", *ZIG.target_flags(core), "-ffreestanding")
     definitions["CMAKE_EXE_LINKER_FLAGS"] = "-Wl,-e,main"
     assert_arm(build(tmp_path / "firmware", folder, readme, BARE_PORT, definitions | bare()))
 
