@@ -56,7 +56,7 @@ class Board:
 
 def boards() -> dict[str, Board]:
     """Every board that comes with entropi, by name."""
-    return {path.stem: read_board(path) for path in sorted(FOLDER.glob("*.toml"))}
+    return {path.stem: read_board(path) for path in sorted(FOLDER.glob("*.toml"), key=lambda path: path.stem)}
 
 
 def board(name: str | Path) -> Board:
@@ -65,7 +65,7 @@ def board(name: str | Path) -> Board:
         return read_board(Path(name))
     known = boards()
     if str(name) not in known:
-        raise BoardError(f"no board is named {name!r}; choose one of {', '.join(known)} or give a .toml file")
+        raise BoardError(f"no board is named {name!r}; choose one of {', '.join(known)}, or give a .toml file")
     return known[str(name)]
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import re
 import tempfile
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from elftools.elf.elffile import ELFFile
@@ -19,7 +20,7 @@ from entropi.device.toolchain import (
     compile_object,
     link_firmware,
 )
-from entropi.firmware_sim.boards import Board, BoardError
+from entropi.firmware_sim.boards import Board, BoardError, Memory
 
 FIRMWARE = Path(__file__).resolve().parent / "firmware"
 SOURCES = (*sorted(FIRMWARE.glob("*.c")), *RUNTIME_SOURCES)
@@ -27,6 +28,8 @@ STACK_MINIMUM = 2048  # bytes of RAM kept for the stack at least; the rest of RA
 NUMBER_BYTES = 2  # of a layer or a label, in front of an input or features
 COMMAND_BYTES = 64  # the longest command without input or features, rounded up
 FRAME_LIMIT = 65535  # the frame's length field is 16 bits
+
+AMPLE = Board("ample", "", "", Memory(0x0800_0000, 2**26), Memory(0x2000_0000, 2**26), 1, "")
 
 LINKER_SCRIPT = """\
 MEMORY
@@ -58,11 +61,16 @@ class Firmware:
     ram: dict[str, int]
     symbols: dict[str, int] = field(repr=False)
 
+    @property
+    def needed(self) -> tuple[int, int]:
+        """Bytes of flash and of RAM without which this would not fit; of the stack, STACK_MINIMUM alone."""
+        return sum(self.flash.values()), sum(self.ram.values()) - self.ram["stack"] + STACK_MINIMUM
+
 
 def build_firmware(
     image: bytes, board: Board, arena_bytes: int, input_bytes: int, feature_bytes: int, compiler: Compiler = ZIG
 ) -> Firmware:
-    """Compile (once a core) and link the runtime, the main loop and an image.
+    """Compile, once for each core and compiler, and link the runtime, the main loop and an image.
 
     arena_bytes, input_bytes and feature_bytes are what the firmware's arena, its frame buffer and its buffer of
     features have to hold. Raises BoardError with needed, given and missing bytes where flash or RAM is too small,
@@ -72,13 +80,17 @@ def build_firmware(
     if frame > FRAME_LIMIT:
         raise BoardError(f"a frame of {frame} bytes exceeds {FRAME_LIMIT}; export with a smaller input")
     sizes = {"arena": arena_bytes, "frame": frame, "features": feature_bytes, "stack": STACK_MINIMUM}
-    objects = [compile_object(CORES[board.core], source, compiler) for source in SOURCES]
+    with ThreadPoolExecutor() as pool:
+        objects = list(pool.map(lambda source: compile_object(CORES[board.core], source, compiler), SOURCES))
     return link(board, objects, image, sizes, compiler)
 
 
-def link(
-    board: Board, objects: list[Path], image: bytes, sizes: dict[str, int], compiler: Compiler = ZIG
-) -> Firmware:
+def build_without_limits(image: bytes, core: str, arena_bytes: int, input_bytes: int, feature_bytes: int) -> Firmware:
+    """build_firmware for a board of that core with ample memory: `needed` says what it takes of any board."""
+    return build_firmware(image, replace(AMPLE, core=core), arena_bytes, input_bytes, feature_bytes)
+
+
+def link(board: Board, objects: list[Path], image: bytes, sizes: dict[str, int], compiler: Compiler = ZIG) -> Firmware:
     """Link any objects as firmware for a board; sizes are bytes of arena, frame, features and least stack."""
     with tempfile.TemporaryDirectory(prefix="entropi-") as name:
         folder = Path(name)

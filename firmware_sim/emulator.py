@@ -30,7 +30,9 @@ BKPT_INTERRUPT = 7
 INTERRUPTS = {
     1: "undefined instruction",
     2: "supervisor call, which nothing handles",
+    4: "unaligned access",  # what is unmapped or protected has hooks of its own
     BKPT_INTERRUPT: "breakpoint",
+    17: "FPU instruction without an FPU",
 }
 THUMB_BIT = 1 << 5
 SEMIHOSTING = b"\xab\xbe"  # bkpt 0xab
@@ -69,6 +71,16 @@ class Counter(ctypes.Structure):
         ("memo", ctypes.POINTER(Block)),
         ("stop", ctypes.c_void_p),
     ]
+
+
+def cpu_model(board: Board) -> int:
+    """Unicorn's model of a board's core. Raises BoardError where it has none."""
+    if board.core not in MODELS:
+        alternative = f"; qemu-system-arm -M {board.qemu} runs its firmware" if board.qemu else ""
+        raise BoardError(
+            f"{board.name}: {board.core} is not emulated here; choose a board with {', '.join(MODELS)}{alternative}"
+        )
+    return MODELS[board.core]
 
 
 class Emulator:
@@ -138,10 +150,7 @@ class Emulator:
     def _engine(self) -> Uc:
         # UC_MODE_MCLASS would silently make this a Cortex-M33.
         uc = Uc(unicorn_const.UC_ARCH_ARM, unicorn_const.UC_MODE_THUMB)
-        model = MODELS.get(self.board.core)
-        if model is None:
-            known = ", ".join(MODELS)
-            raise BoardError(f"{self.board.name}: {self.board.core} is not emulated; choose a board with {known}")
+        model = cpu_model(self.board)
         uc.ctl_set_cpu_model(model)
         if uc.ctl_get_cpu_model() != model:
             raise RuntimeError(f"unicorn does not emulate {self.board.core}; install unicorn 2.1.4 or newer")

@@ -58,11 +58,12 @@ def bar(title: str) -> Iterator[Any]:
 
 
 def check_device(board: str, budget: str) -> None:
-    """Refuse an unknown board and a malformed budget before anything slow is loaded."""
+    """Refuse a board that is unknown or not emulated, and a malformed budget, before anything slow is loaded."""
     from entropi.device.units import parse_bytes
     from entropi.firmware_sim import board as find
+    from entropi.firmware_sim.emulator import cpu_model
 
-    find(board)
+    cpu_model(find(board))
     parse_bytes(budget)
 
 

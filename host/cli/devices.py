@@ -135,27 +135,3 @@ def report(
 
         footprint_figure(content, picture)
     show(content, as_json, render)
-
-
-@app.command()
-def boards(as_json: Json = False) -> None:
-    """The boards that are known, with their sizes.
-
-    Example: entropi boards
-    """
-    from dataclasses import asdict
-
-    from entropi.firmware_sim import boards as known
-
-    def render(content: list[dict]) -> RenderableType:
-        columns = ("board", "core", ">flash, bytes", ">RAM, bytes", ">MHz", "sizes from")
-        lines = (
-            (
-                b["name"], b["core"], f"{b['flash']['length']:,}", f"{b['ram']['length']:,}",
-                f"{b['clock_hz'] / 1e6:g}", b["document"],
-            )
-            for b in content
-        )  # fmt: skip
-        return table("Boards", columns, lines)
-
-    show([asdict(board) for board in known().values()], as_json, render)

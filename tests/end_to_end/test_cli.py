@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from entropi.device.toolchain import ZIG
+from entropi.firmware_sim import BoardError, Simulator
+from entropi.firmware_sim.boards import FOLDER
+from entropi.firmware_sim.build import STACK_MINIMUM
 from entropi.host import cli
 from entropi.host.entropy import DEFAULT
 
@@ -39,6 +43,33 @@ def test_boards_as_json(run):
     boards = {board["name"]: board for board in json.loads(run("boards", "--json")[1])}
     assert boards["nucleo-f446re"]["flash"]["length"] == 512 * 1024
     assert boards["nucleo-f446re"]["ram"]["length"] == 128 * 1024
+    assert run("boards", "--board", "bluepill", "--json")[1] == json.dumps([boards["bluepill"]], indent=1) + "\n"
+    shown = run("boards")[1]
+    assert all(name in shown for name in boards)
+
+
+def test_boards_says_what_fits(run, small_demo, tmp_path):
+    """The bytes are the linker's own for that board: with one 8 less, it refuses for 8."""
+    bundle = small_demo.folder / "build" / "pixels"
+    toml = (FOLDER / "bluepill.toml").read_text()
+    found = json.loads(run("boards", bundle, "--budget", "24KiB", "--board", "bluepill", "--json")[1])[0]
+    assert (found["flash"]["missing"], found["ram"]["left"]) == (0, 0)
+    with pytest.raises(BoardError) as refused:
+        Simulator(bundle, "bluepill", "24KiB")
+    assert found["ram"]["needed"] == refused.value.needed == 20480 + found["ram"]["missing"]
+    assert found["compiler"] == ZIG.version and "-mcpu=cortex_m3" in found["flags"]
+
+    (tmp_path / "mine.toml").write_text(toml.replace("0x5000", "0x8000"))
+    status, out, err = run(
+        "boards", bundle, "--budget", "24KiB", "--board", "bluepill", "--board", tmp_path / "mine.toml"
+    )
+    assert status == 0, err
+    assert f"missing {found['ram']['missing']:,}" in out and "mine" in out and "-Os" in out
+    mine = json.loads(run("boards", bundle, "--budget", "24KiB", "--board", tmp_path / "mine.toml", "--json")[1])[0]
+    with Simulator(bundle, tmp_path / "mine.toml", "24KiB") as device:
+        cost = device.footprint()
+    assert mine["flash"]["needed"] == cost["flash"]["total"] == 65536 - mine["flash"]["left"]
+    assert mine["ram"]["left"] == cost["ram"]["stack"] - STACK_MINIMUM
 
 
 def test_report_prints_the_papers_frozen_rows(run, small_demo):
@@ -95,7 +126,11 @@ def test_simulate_learns_pixels(run, small_demo):
         (("report", "PIXELS", "--budget", "127KiB"), "missing"),
         (("simulate", "PIXELS", "--target", "builtin:digits"), "the encoder takes (1, 8, 8)"),
         (("simulate", "PIXELS", "--target", "builtin:digits8x8", "--samples", "5000"), "ask for at most"),
-        (("demo", "--out", "x", "--board", "bluepill"), "nucleo-f446re"),
+        (("demo", "--out", "x", "--board", "redpill"), "nucleo-f446re"),
+        (("boards", "--board", "redpill"), "no board is named 'redpill'; choose one of arduino-nano-33-ble, "),
+        (("boards", "PIXELS", "--board", "mine.toml"), "mine.toml: No such file"),
+        (("boards", "PIXELS", "--budget", "1KiB"), "given 1024, missing"),
+        (("report", "PIXELS", "--board", "corstone-300"), "corstone-300: cortex-m55 is not emulated here"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(run, arguments, says, small_demo, tmp_path, monkeypatch):

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import shutil
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+from networks import residual_network, write
 
 from entropi.device.bundle import Bundle, Preprocessing
-from entropi.device.toolchain import CORES, compile_object
+from entropi.device.library import describe
+from entropi.device.session import HeadConfig
+from entropi.device.toolchain import CORES, GCC, ZIG, Compiler, compile_object, run
 from entropi.export.image import Centering, write_image
 from entropi.export.integer import CONV, MEAN, Layer, Network, Tensor, quantise_multiplier
 from entropi.firmware_sim.boards import Board, board
-from entropi.firmware_sim.build import FIRMWARE, Firmware, link
+from entropi.firmware_sim.build import FIRMWARE, Firmware, build_firmware, link
 from entropi.firmware_sim.emulator import Emulator
+from entropi.firmware_sim.session import FramedDevice
+
+BOARD_OF = {
+    "cortex-m0plus": "raspberry-pi-pico",
+    "cortex-m3": "bluepill",
+    "cortex-m4f": "nucleo-f446re",
+    "cortex-m7": "nucleo-h743zi",
+    "cortex-m33": "raspberry-pi-pico-2",
+}
 
 
 def make_bundle(side: int = 8, channels: int = 8, seed: int = 0) -> Bundle:
@@ -39,23 +53,78 @@ def bundle() -> Bundle:
     return make_bundle()
 
 
+@pytest.fixture(scope="session")
+def every_layer() -> Bundle:
+    """A network of every kind of layer."""
+    network = residual_network(seed=6, channels=4, size=8)
+    return Bundle(
+        Path(), write(network), {}, Preprocessing((0.0,) * 3, (1.0,) * 3, 0.05, network.tensors[0].zero_point)
+    )
+
+
 @pytest.fixture
 def nucleo() -> Board:
     return board("nucleo-f446re")
 
 
 @pytest.fixture
+def board_of() -> dict[str, Board]:
+    """A board of each core that is emulated here, by core."""
+    return {core: board(name) for core, name in BOARD_OF.items()}
+
+
+@pytest.fixture(params=BOARD_OF.values(), ids=BOARD_OF)
+def every_core(request) -> Board:
+    """A board of each core in turn."""
+    return board(request.param)
+
+
+@pytest.fixture(params=["cortex-m0plus", "cortex-m4f"])
+def either(request) -> Board:
+    """A board of the smallest core, then one of the usual core."""
+    return board(BOARD_OF[request.param])
+
+
+@cache
+def gcc_is_installed() -> bool:
+    """Whether arm-none-eabi-gcc is there with its C library."""
+    found = shutil.which(GCC.command[0])
+    return bool(found) and Path(run([*GCC.command, "-print-file-name=libc.a"]).stdout.strip()).is_absolute()
+
+
+@pytest.fixture(params=[ZIG, GCC], ids=lambda compiler: compiler.name)
+def compiler(request) -> Compiler:
+    """Each compiler in turn."""
+    if request.param is GCC and not gcc_is_installed():
+        pytest.skip("arm-none-eabi-gcc is not installed (Debian: gcc-arm-none-eabi libnewlib-arm-none-eabi)")
+    return request.param
+
+
+@pytest.fixture
+def open_on():
+    """Open a bundle on an emulated board, its firmware made by any compiler."""
+
+    def opened(bundle: Bundle, on: Board, compiler: Compiler, head: HeadConfig, arena: int) -> FramedDevice:
+        info = describe(bundle.image)
+        inputs = info.channels * info.height * info.width
+        firmware = build_firmware(bundle.image, on, arena, inputs, info.features, compiler)
+        return FramedDevice(bundle, Emulator(on, firmware.elf), head, arena)
+
+    return opened
+
+
+@pytest.fixture
 def run_c(tmp_path, nucleo):
     """Compile a `main` with our startup code and port, and put it on the emulator."""
 
-    def build(source: str, **limits: int) -> tuple[Emulator, Firmware]:
+    def build(source: str, on: Board = nucleo, **limits: int) -> tuple[Emulator, Firmware]:
         path = tmp_path / "snippet.c"
         path.write_text('#include <stdint.h>\n#include "port.h"\nint main(void);\n' + source)
         for name in ("port.h", "startup.h"):
             (tmp_path / name).write_text((FIRMWARE / name).read_text())
         sources = (path, FIRMWARE / "startup.c", FIRMWARE / "port_semihosting.c")
-        objects = [compile_object(CORES[nucleo.core], source) for source in sources]
-        firmware = link(nucleo, objects, b"", {"arena": 0, "frame": 0, "features": 0, "stack": 1024})
-        return Emulator(nucleo, firmware.elf, **limits), firmware
+        objects = [compile_object(CORES[on.core], source) for source in sources]
+        firmware = link(on, objects, b"", {"arena": 0, "frame": 0, "features": 0, "stack": 1024})
+        return Emulator(on, firmware.elf, **limits), firmware
 
     return build

@@ -1,6 +1,7 @@
 import pytest
 
-from entropi.firmware_sim.boards import BoardError, Memory, board, boards
+from entropi.device.toolchain import CORES
+from entropi.firmware_sim.boards import FOLDER, BoardError, Memory, board, boards
 
 GOOD = """
 title = "A board"
@@ -16,16 +17,37 @@ length = 0x1_8000
 """
 
 
-def test_nucleo_f446re_has_its_data_sheets_sizes():
-    nucleo = boards()["nucleo-f446re"]
-    assert nucleo.flash == Memory(0x08000000, 512 * 1024)
-    assert nucleo.ram == Memory(0x20000000, 128 * 1024)
-    assert nucleo.clock_hz == 180_000_000
-    assert board("nucleo-f446re") == nucleo
+KIB = 1024
+FLASH_AT, RAM_AT = 0x08000000, 0x20000000  # where most have them
+SIZES = {
+    "arduino-nano-33-ble": ("cortex-m4f", 0x10000, 960, RAM_AT, 256, 64),
+    "bluepill": ("cortex-m3", FLASH_AT, 64, RAM_AT, 20, 72),
+    "corstone-300": ("cortex-m55", 0x10000000, 512, 0x30000000, 512, 32),
+    "nucleo-f401re": ("cortex-m4f", FLASH_AT, 512, RAM_AT, 96, 84),
+    "nucleo-f446re": ("cortex-m4f", FLASH_AT, 512, RAM_AT, 128, 180),
+    "nucleo-h743zi": ("cortex-m7", FLASH_AT, 2048, 0x24000000, 512, 480),
+    "raspberry-pi-pico": ("cortex-m0plus", 0x10000000, 2048, RAM_AT, 264, 133),
+    "raspberry-pi-pico-2": ("cortex-m33", 0x10000000, 4096, RAM_AT, 520, 150),
+    "stm32f746g-disco": ("cortex-m7", FLASH_AT, 1024, RAM_AT, 320, 216),
+}
+
+
+def test_boards_have_their_data_sheets_sizes():
+    known = boards()
+    assert list(known) == list(SIZES)
+    for name, (core, flash_at, flash, ram_at, ram, megahertz) in SIZES.items():
+        found = known[name]
+        assert found.core == core
+        assert (found.flash, found.ram) == (Memory(flash_at, flash * KIB), Memory(ram_at, ram * KIB))
+        assert found.clock_hz == megahertz * 1_000_000
+        assert board(name) == board(FOLDER / f"{name}.toml") == found
+    assert {found.core for found in known.values()} == CORES.keys()
 
 
 def test_unknown_name_lists_the_valid_ones():
-    with pytest.raises(BoardError, match="no board is named 'nucleo'; choose one of .*nucleo-f446re"):
+    with pytest.raises(
+        BoardError, match="no board is named 'nucleo'; choose one of .*nucleo-f446re, .*, or give a .toml"
+    ):
         board("nucleo")
 
 
@@ -57,7 +79,7 @@ def test_missing_file(tmp_path):
         ("[ram]", "[rom]", "rom = .*; no such field; the fields are"),
         ("clock_hz = 84_000_000", "clock_hz = 0", "clock_hz = 0; give the core's clock in Hz"),
         ("clock_hz = 84_000_000", "", "clock_hz is missing; give the core's clock"),
-        ('core = "cortex-m4f"', 'core = "z80"', "core = 'z80'; give one of cortex-m4f"),
+        ('core = "cortex-m4f"', 'core = "z80"', "core = 'z80'; give one of cortex-m0plus, cortex-m3,"),
         ('title = "A board"', "title = 3", "title = 3; give the board's name"),
         ('title = "A board"', "title = ", "not a TOML file"),
     ],

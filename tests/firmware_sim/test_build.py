@@ -2,18 +2,19 @@ from dataclasses import replace
 
 import pytest
 
-from entropi.firmware_sim.boards import BoardError, Memory
-from entropi.firmware_sim.build import STACK_MINIMUM, build_firmware
+from entropi.device.toolchain import CORES, ZIG, ToolchainError, compile_object
+from entropi.firmware_sim.boards import BoardError, Memory, boards
+from entropi.firmware_sim.build import FIRMWARE, STACK_MINIMUM, build_firmware, build_without_limits
 
 IMAGE = b"no image, only bytes"
 
 
-def build(board, image=IMAGE, arena=4096):
-    return build_firmware(image, board, arena, input_bytes=3072, feature_bytes=512)
+def build(board, image=IMAGE, arena=4096, compiler=ZIG):
+    return build_firmware(image, board, arena, 3072, 512, compiler)
 
 
-def test_every_byte_of_ram_and_flash_is_accounted_for(nucleo):
-    firmware = build(nucleo)
+def test_every_byte_of_ram_and_flash_is_accounted_for(nucleo, compiler):
+    firmware = build(nucleo, compiler=compiler)
     assert sum(firmware.ram.values()) == nucleo.ram.length
     assert firmware.ram["arena"] == 4096
     assert firmware.ram["buffers"] == 3592  # an input behind 2 bytes, and 512 features; a multiple of 8
@@ -28,39 +29,62 @@ def test_another_image_of_the_same_length_is_linked_afresh(nucleo):
     assert IMAGE[::-1] in build(nucleo, IMAGE[::-1]).elf
 
 
-def test_arena_that_overflows_ram(nucleo):
+def test_arena_that_overflows_ram(nucleo, compiler):
     asked = 200_000
     with pytest.raises(BoardError) as error:
-        build(nucleo, arena=asked)
+        build(nucleo, IMAGE, asked, compiler)
     e = error.value
     assert (e.region, e.given, e.missing) == ("ram", 131072, e.needed - 131072)
     for part in ("nucleo-f446re", "RAM", str(e.needed), str(e.given), str(e.missing), "lower the budget"):
         assert part in str(e)
-    fitting = build(nucleo, arena=asked - e.missing)
+    fitting = build(nucleo, IMAGE, asked - e.missing, compiler)
     assert fitting.ram["stack"] == STACK_MINIMUM
     with pytest.raises(BoardError, match="missing 8;"):
-        build(nucleo, arena=asked - e.missing + 8)
+        build(nucleo, IMAGE, asked - e.missing + 8, compiler)
     larger = replace(nucleo, ram=Memory(nucleo.ram.origin, e.needed))
-    assert build(larger, arena=asked).ram["stack"] == STACK_MINIMUM
+    assert build(larger, IMAGE, asked, compiler).ram["stack"] == STACK_MINIMUM
 
 
-def test_image_that_overflows_flash(nucleo):
+def test_image_that_overflows_flash(nucleo, compiler):
     image = bytes(600_000)
     with pytest.raises(BoardError) as error:
-        build(nucleo, image)
+        build(nucleo, image, 4096, compiler)
     e = error.value
     assert (e.region, e.given, e.missing) == ("flash", 524288, e.needed - 524288)
     for part in ("nucleo-f446re", "FLASH", str(e.needed), str(e.given), str(e.missing), "more flash"):
         assert part in str(e)
-    assert sum(build(nucleo, image[e.missing :]).flash.values()) == nucleo.flash.length
+    assert sum(build(nucleo, image[e.missing :], 4096, compiler).flash.values()) == nucleo.flash.length
     with pytest.raises(BoardError, match="missing 8;"):
-        build(nucleo, image[e.missing - 8 :])
+        build(nucleo, image[e.missing - 8 :], 4096, compiler)
 
 
-def test_both_overflow(nucleo):
+def test_both_overflow(nucleo, compiler):
     with pytest.raises(BoardError, match=r"FLASH: needed \d+ .*; nucleo-f446re, RAM: needed \d+ ") as error:
-        build(nucleo, bytes(600_000), arena=200_000)
+        build(nucleo, bytes(600_000), 200_000, compiler)
     assert "\n" not in str(error.value)
+
+
+def test_what_firmware_needs_is_what_the_linker_asks_of_every_board():
+    linked = {core: build_without_limits(bytes(600_000), core, 200_000, 3072, 512) for core in CORES}
+    refused = []
+    for board in boards().values():
+        flash, ram = linked[board.core].needed
+        fits = flash <= board.flash.length and ram <= board.ram.length
+        try:
+            assert build(board, bytes(600_000), 200_000).needed == (flash, ram) and fits
+        except BoardError as error:
+            assert not fits
+            assert error.needed == (flash if error.region == "flash" else ram)
+            refused.append(board.name)
+    assert 0 < len(refused) < len(boards())
+
+
+def test_a_compiler_that_was_told_of_another_fpu_is_refused(compiler):
+    names = {**ZIG.cores, "cortex-m4f": compiler.cores["cortex-m3"], "cortex-m3": compiler.cores["cortex-m7"]}
+    wrong = replace(compiler, cores=names)
+    for core in ("cortex-m4f", "cortex-m3"):
+        with pytest.raises(ToolchainError, match="told of another FPU than this core has"):
+            compile_object(CORES[core], FIRMWARE / "startup.c", wrong)
 
 
 def test_input_that_no_frame_holds(nucleo):

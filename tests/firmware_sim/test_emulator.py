@@ -1,8 +1,6 @@
-from dataclasses import replace
-
 import pytest
 
-from entropi.firmware_sim.boards import BoardError
+from entropi.firmware_sim.boards import BoardError, board
 from entropi.firmware_sim.emulator import Emulator, FaultError
 
 RECURSION = """
@@ -19,45 +17,94 @@ __attribute__((optnone, noinline)) static uint32_t deeper(uint32_t n)
     ("source", "kind", "address"),
     [
         ("(void)*(volatile int *)(uintptr_t)0x10;", "read outside flash and RAM", 0x10),
-        ("*(volatile int *)(uintptr_t)0x20020000 = 1;", "write outside flash and RAM", 0x20020000),
-        ("*(volatile int *)(uintptr_t)0x08000040 = 1;", "write to flash", 0x08000040),
-        ("((void (*)(void))(uintptr_t)0x20000101)();", "execution from RAM", 0x20000100),
+        ("*(volatile int *)(uintptr_t)0x10 = 1;", "write outside flash and RAM", 0x10),
+        ("*(volatile int *)(uintptr_t)RAM_END = 1;", "write outside flash and RAM", "RAM_END"),
+        ("*(volatile int *)(uintptr_t)CODE = 1;", "write to flash", "CODE"),
+        ("((void (*)(void))(uintptr_t)(DATA | 1))();", "execution from RAM", "DATA"),
         ("((void (*)(void))(uintptr_t)0x00000001)();", "execution outside flash", 0),
         ('__asm__ volatile("udf #0");', "undefined instruction", None),
         ('__asm__ volatile("bkpt #1");', "breakpoint", None),
         ('__asm__ volatile("svc #0");', "supervisor call, which nothing handles", None),
-        ("((void (*)(void))(uintptr_t)0x08000100)();", "branch to an even address, as if to Arm code", None),
+        ("((void (*)(void))(uintptr_t)CODE)();", "branch to an even address, as if to Arm code", None),
         ('__asm__ volatile("movs r0, #0x13\\n\\tbkpt #0xab" ::: "r0");', "semihosting operation 0x13", None),
     ],
 )
-def test_fault(run_c, source, kind, address):
-    emulator, firmware = run_c(f"int main(void) {{\n{source}\nreturn 0; }}\n")
+def test_fault(run_c, either, source, kind, address):
+    on = either
+    ram, flash = on.ram, on.flash
+    places = {"RAM_END": ram.origin + ram.length, "DATA": ram.origin + 0x100, "CODE": flash.origin + 0x40}
+    defines = "".join(f"#define {name} {place:#x}\n" for name, place in places.items())
+    emulator, _ = run_c(f"{defines}int main(void) {{\n{source}\nreturn 0; }}\n", on)
     with pytest.raises(FaultError) as error:
         emulator.run()
     fault = error.value
-    assert (fault.kind, fault.address) == (kind, address)
-    assert str(fault).startswith(f"nucleo-f446re: {kind}")
+    assert (fault.kind, fault.address) == (kind, places.get(address, address))
+    assert str(fault).startswith(f"{on.name}: {kind}")
     assert "\n" not in str(fault)
     assert "main+" in str(fault) or "called from main+" in str(fault)
     assert "(snippet.c:" in str(fault)
 
 
-def test_fault_names_the_source_line(run_c):
-    emulator, _ = run_c('int main(void)\n{\n  port_open();\n  __asm__ volatile("udf #0");\n  return 0;\n}\n')
-    with pytest.raises(FaultError, match=r"pc 0x08[0-9a-f]{6} in main\+\d+ \(snippet.c:7\)"):
+UDIV, VADD_F32, SADD8 = "0xfbb1f0f1", "0xee300a20", "0xfa81f001"
+
+
+@pytest.mark.parametrize(
+    ("core", "instruction", "kind"),
+    [
+        ("cortex-m0plus", UDIV, "undefined instruction"),
+        ("cortex-m0plus", SADD8, "undefined instruction"),
+        ("cortex-m0plus", VADD_F32, "undefined instruction"),
+        ("cortex-m3", UDIV, None),
+        ("cortex-m3", SADD8, "undefined instruction"),
+        ("cortex-m3", VADD_F32, "FPU instruction without an FPU"),
+        *((core, word, None) for core in ("cortex-m4f", "cortex-m7", "cortex-m33") for word in (UDIV, SADD8, VADD_F32)),
+    ],
+)
+def test_each_core_has_its_own_instructions(run_c, board_of, core, instruction, kind):
+    source = f'__asm__ volatile("movs r1, #1\\n\\t.inst.w {instruction}" ::: "r0", "r1", "memory");'
+    emulator, _ = run_c(f"int main(void) {{ {source} return 0; }}", board_of[core])
+    if kind is None:
+        emulator.run()
+        assert emulator.exit_status == 0
+    else:
+        with pytest.raises(FaultError, match=rf"{kind}, pc .* in main\+.*snippet.c:4\)"):
+            emulator.run()
+
+
+@pytest.mark.parametrize("load", ["ldr r0, [%0]", "strh r0, [%0]"])
+def test_unaligned_access_faults_where_the_core_has_none(run_c, either, load):
+    emulator, _ = run_c(
+        f"""int main(void) {{
+            uint32_t words[2] = {{0, 0}};
+            __asm__ volatile("{load}" :: "r"((uintptr_t)words + 1) : "r0", "memory");
+            return 0; }}""",
+        either,
+    )
+    if either.core == "cortex-m0plus":
+        with pytest.raises(FaultError, match=r"raspberry-pi-pico: unaligned access, pc .* in main\+.*snippet.c:6\)"):
+            emulator.run()
+    else:
+        emulator.run()
+        assert emulator.exit_status == 0
+
+
+def test_fault_names_the_source_line(run_c, either):
+    source = 'int main(void)\n{\n  port_open();\n  __asm__ volatile("udf #0");\n  return 0;\n}\n'
+    emulator, _ = run_c(source, either)
+    with pytest.raises(FaultError, match=r"pc 0x[01][08][0-9a-f]{6} in main\+\d+ \(snippet.c:7\)"):
         emulator.run()
 
 
-def test_stack_overflow_is_caught_below_ram(run_c, nucleo):
-    emulator, _ = run_c(RECURSION + "int main(void) { return (int)deeper(1000000); }")
-    with pytest.raises(FaultError, match=r"stack overflow: write below RAM at 0x1fff.* in deeper\+") as error:
+def test_stack_overflow_is_caught_below_ram(run_c, either):
+    emulator, _ = run_c(RECURSION + "int main(void) { return (int)deeper(1000000); }", either)
+    with pytest.raises(FaultError, match=r"stack overflow: write below RAM at 0x.* in deeper\+.*snippet.c:") as error:
         emulator.run()
-    assert nucleo.ram.origin - 0x1000 <= error.value.address < nucleo.ram.origin
+    assert either.ram.origin - 0x1000 <= error.value.address < either.ram.origin
 
 
-def test_watchdog(run_c):
-    emulator, _ = run_c('int main(void) { for (;;) __asm__ volatile("nop"); }', instruction_limit=1_000_000)
-    with pytest.raises(FaultError, match=r"no end after 1000000 instructions, pc .* in main\+") as error:
+def test_watchdog(run_c, either):
+    emulator, _ = run_c('int main(void) { for (;;) __asm__ volatile("nop"); }', either, instruction_limit=1_000_000)
+    with pytest.raises(FaultError, match=r"no end after 1000000 instructions, pc .* in main\+.*snippet.c:4\)") as error:
         emulator.run()
     with pytest.raises(FaultError) as again:
         emulator.receive()
@@ -71,38 +118,47 @@ def test_firmware_that_ends(run_c):
     assert emulator.exit_status == 1
 
 
-def test_core_that_is_not_emulated(nucleo):
-    with pytest.raises(BoardError, match="nucleo-f446re: cortex-m55 is not emulated; choose a board with cortex-m4f"):
-        Emulator(replace(nucleo, core="cortex-m55"), b"")
+def test_core_that_is_not_emulated():
+    said = "corstone-300: cortex-m55 is not emulated here; choose a board with cortex-m0plus, .*mps3-an547"
+    with pytest.raises(BoardError, match=said):
+        Emulator(board("corstone-300"), b"")
 
 
-def count(run_c, assembly: str) -> int:
-    emulator, _ = run_c(
-        f'int main(void) {{ __asm__ volatile("nop\\n\\t{assembly}" ::: "r0", "r1", "r2", "cc"); return 0; }}'
-    )
+def count(run_c, assembly: str, on) -> int:
+    clobbered = '"r0", "r1", "r2", "lr", "cc"'
+    emulator, _ = run_c(f'int main(void) {{ __asm__ volatile("nop\\n\\t{assembly}" ::: {clobbered}); return 0; }}', on)
     emulator.run()
     assert emulator.exit_status == 0
     return emulator.instructions
 
 
-def test_instructions_are_counted_exactly(run_c):
-    assembly = [
-        ("movs r0, #10", 1),
-        ("1: subs r0, #1", 10),
-        ("bne 1b", 10),
-        ("movw r1, #0x1234", 1),  # 32 bits
-        ("cmp r1, #0", 1),
-        ("ite eq", 1),
-        ("moveq r2, #1", 1),  # its condition fails; it is executed as a no-operation
-        ("movne.w r2, #2", 1),
-        ("nop.w", 1),
-        ("b.w 2f", 1),
-        ("nop", 0),
-        ("2: nop", 1),
-    ]
+ARMV6_M = (
+    ("movs r0, #10", 1),
+    ("1: subs r0, #1", 10),
+    ("bne 1b", 10),
+    ("bl 2f", 1),  # 32 bits
+    ("nop", 0),
+    ("2: dmb", 1),  # 32 bits
+    ("mrs r1, control", 1),  # 32 bits
+)
+THUMB_2 = (
+    ("movw r1, #0x1234", 1),  # 32 bits
+    ("cmp r1, #0", 1),
+    ("ite eq", 1),
+    ("moveq r2, #1", 1),  # its condition fails; it is executed as a no-operation
+    ("movne.w r2, #2", 1),
+    ("nop.w", 1),
+    ("b.w 3f", 1),
+    ("nop", 0),
+    ("3: nop", 1),
+)
+
+
+def test_instructions_are_counted_exactly(run_c, every_core):
+    assembly = ARMV6_M if every_core.core == "cortex-m0plus" else ARMV6_M + THUMB_2
     expected = sum(times for _, times in assembly)
     lines = "\\n\\t".join(line for line, _ in assembly)
-    assert count(run_c, lines) - count(run_c, "") == expected == 29
+    assert count(run_c, lines, every_core) - count(run_c, "", every_core) == expected in (24, 32)
 
 
 def test_two_runs_take_the_same_instructions(run_c):
