@@ -85,9 +85,11 @@ def build_firmware(
     return link(board, objects, image, sizes, compiler)
 
 
-def build_without_limits(image: bytes, core: str, arena_bytes: int, input_bytes: int, feature_bytes: int) -> Firmware:
+def build_without_limits(
+    image: bytes, core: str, arena_bytes: int, input_bytes: int, feature_bytes: int, compiler: Compiler = ZIG
+) -> Firmware:
     """build_firmware for a board of that core with ample memory: `needed` says what it takes of any board."""
-    return build_firmware(image, replace(AMPLE, core=core), arena_bytes, input_bytes, feature_bytes)
+    return build_firmware(image, replace(AMPLE, core=core), arena_bytes, input_bytes, feature_bytes, compiler)
 
 
 def link(board: Board, objects: list[Path], image: bytes, sizes: dict[str, int], compiler: Compiler = ZIG) -> Firmware:

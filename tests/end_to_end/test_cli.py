@@ -49,7 +49,7 @@ def test_boards_as_json(run):
 
 
 def test_boards_says_what_fits(run, small_demo, tmp_path):
-    """The bytes are the linker's own for that board: with one 8 less, it refuses for 8."""
+    """The bytes are the linker's own for that board."""
     bundle = small_demo.folder / "build" / "pixels"
     toml = (FOLDER / "bluepill.toml").read_text()
     found = json.loads(run("boards", bundle, "--budget", "24KiB", "--board", "bluepill", "--json")[1])[0]

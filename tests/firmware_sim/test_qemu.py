@@ -2,21 +2,28 @@
 
 import re
 import shutil
-import struct
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from entropi.device.toolchain import build_shared
+from entropi.device.bundle import Bundle
+from entropi.device.library import describe
+from entropi.device.session import HeadConfig
+from entropi.device.toolchain import Compiler, build_shared
 from entropi.firmware_sim.boards import Board, Memory, board
-from entropi.firmware_sim.build import build_firmware
+from entropi.firmware_sim.build import Firmware, build_firmware
 from entropi.firmware_sim.emulator import MODELS, Emulator
-from entropi.firmware_sim.protocol import REPLY, Command, Decoder, Frame
+from entropi.firmware_sim.protocol import REPLY, Decoder
+from entropi.firmware_sim.session import FramedDevice
 
 pytestmark = pytest.mark.skipif(
     not shutil.which("qemu-system-arm"), reason="qemu-system-arm is not installed (Debian: qemu-system-arm)"
 )
+
+ARENA = 8192
+HEAD = HeadConfig(3, batch=2, bytes_per_parameter=8, learning_rate=0.1, momentum=0.9)
 
 
 def machine(name: str, core: str, flash: int, ram: int) -> Board:
@@ -43,14 +50,42 @@ def on(request) -> Board:
     return request.param
 
 
-def session(rounds: int) -> bytes:
-    """Open, then encode and learn a few times, then ask for the head and the stack."""
-    requests = [(Command.OPEN, struct.pack("<HHHfffI", 3, 2, 8, 0.1, 0.9, 0.0, 8192))]
-    for i in range(rounds):
-        requests.append((Command.ENCODE, bytes((i + 7 * j) % 256 for j in range(192))))
-        requests.append((Command.LEARN, struct.pack("<H8b", i % 3, *range(i, i + 8))))
-    requests += [(Command.HEAD, struct.pack("<IH", 0, 3 * 9 * 4)), (Command.STACK, b"")]
-    return b"".join(Frame(command, i, payload).encode() for i, (command, payload) in enumerate(requests))
+class Recorder:
+    """A transport that keeps all that passes."""
+
+    def __init__(self, emulator: Emulator):
+        self.emulator = emulator
+        self.requests = self.replies = b""
+
+    def send(self, data: bytes) -> None:
+        self.requests += data
+        self.emulator.send(data)
+
+    def receive(self) -> bytes:
+        data = self.emulator.receive()
+        self.replies += data
+        return data
+
+
+def build(bundle: Bundle, on: Board, compiler: Compiler) -> Firmware:
+    info = describe(bundle.image)
+    inputs = info.channels * info.height * info.width
+    return build_firmware(bundle.image, on, ARENA, inputs, info.features, compiler)
+
+
+def lesson(bundle: Bundle, firmware: Firmware, rounds: int) -> Recorder:
+    """Teach a firmware on our emulator, then ask for its head and its stack."""
+    recorder = Recorder(Emulator(firmware.board, firmware.elf))
+    rng = np.random.default_rng(rounds)
+    with FramedDevice(bundle, recorder, HEAD, ARENA) as device:
+        for step in range(rounds):
+            features = device.encode(rng.integers(-128, 128, (3, 8, 8)).astype(np.int8))
+            device.learn_features(features, step % HEAD.classes)
+            device.predict_features(features)
+        device.flush()
+        device.head()
+        device.footprint()
+    return recorder
 
 
 def answers(stream: bytes) -> list[tuple[int, int, bytes]]:
@@ -59,7 +94,8 @@ def answers(stream: bytes) -> list[tuple[int, int, bytes]]:
     return [(f.command, REPLY.unpack_from(f.payload)[0], f.payload[REPLY.size :]) for f in frames]
 
 
-def on_qemu(firmware, requests: bytes, folder: Path) -> tuple[bytes, int]:
+def on_qemu(firmware: Firmware, requests: bytes, folder: Path) -> tuple[bytes, int]:
+    """What the firmware writes on QEMU's machine, and the instructions executed."""
     elf, plugin = folder / "firmware.elf", build_shared("qemu-count", (Path(__file__).with_name("qemu_count.c"),))
     elf.write_bytes(firmware.elf)
     command = ["qemu-system-arm", "-M", firmware.board.qemu, "-display", "none", "-monitor", "none", "-serial", "none"]
@@ -72,28 +108,22 @@ def on_qemu(firmware, requests: bytes, folder: Path) -> tuple[bytes, int]:
     return done.stdout, int(count[1])
 
 
-def on_ours(firmware, requests: bytes) -> tuple[bytes, int]:
-    emulator = Emulator(firmware.board, firmware.elf)
-    emulator.send(requests)
-    return emulator.receive(), emulator.instructions
-
-
-def test_qemu_gives_the_same_answers_and_the_same_instructions(bundle, on, compiler, tmp_path):
-    ours_on = on if on.core in MODELS else MACHINES["cortex-m4f"]
+def test_qemu_gives_the_same_answers_and_the_same_instructions(every_layer, on, compiler, tmp_path):
+    firmware = build(every_layer, on, compiler)
+    is_ours = on.core in MODELS
+    ours = firmware if is_ours else build(every_layer, MACHINES["cortex-m4f"], compiler)
     counts = []
     for rounds in (1, 6):
-        requests = session(rounds)
-        firmware = build_firmware(bundle.image, on, 8192, 192, 8, compiler)
-        qemu, qemu_count = on_qemu(firmware, requests, tmp_path)
-        ours, our_count = on_ours(build_firmware(bundle.image, ours_on, 8192, 192, 8, compiler), requests)
-        *replies, stack = answers(qemu)
-        *our_replies, our_stack = answers(ours)
+        recorder = lesson(every_layer, ours, rounds)
+        output, count = on_qemu(firmware, recorder.requests, tmp_path)
+        *replies, stack = answers(output)
+        *our_replies, our_stack = answers(recorder.replies)
         assert replies == our_replies
-        assert len(replies) == 2 * rounds + 2
-        assert ours_on != on or stack == our_stack
-        counts.append(qemu_count - our_count)
+        assert len(replies) == 3 * rounds + 3
+        assert stack == our_stack or not is_ours
+        counts.append(count - recorder.emulator.instructions)
     # At the end of its input QEMU lets the firmware exit, where ours waits for more.
-    assert ours_on != on or counts[0] == counts[1] < 100
+    assert counts[0] == counts[1] < 100 or not is_ours
 
 
 def test_firmware_that_ends_takes_the_same_instructions(run_c, tmp_path, on):
