@@ -53,7 +53,7 @@ CORES = {
 
 @dataclass(frozen=True)
 class Compiler:
-    """A C compiler that makes firmware: how it is called, how it names each core, and its best optimisation."""
+    """A C compiler that makes firmware: how it is called, what names each core to it, and how it compiles and links."""
 
     name: str
     command: tuple[str, ...]
@@ -67,9 +67,14 @@ class Compiler:
         """As results must name it, such as `zig 0.17.0`."""
         return f"{self.name} {run(self.asks_version).stdout.strip()}"
 
+    @property
+    def options(self) -> tuple[str, ...]:
+        """How firmware is compiled, whatever the core."""
+        return (self.optimisation, *FREESTANDING, *NUMERICS)
+
     def flags(self, core: Core) -> tuple[str, ...]:
-        """What a result must say of how the firmware was compiled: the core, and all that changes the code."""
-        return (*self.cores[core.name], self.optimisation, *FREESTANDING, *NUMERICS)
+        """What a result must say of how the firmware was compiled."""
+        return (*self.cores[core.name], *self.options)
 
     def target_flags(self, core: Core) -> tuple[str, ...]:
         """What names the core to the compiler and to the sources."""
@@ -83,7 +88,7 @@ class Compiler:
 
 
 def _zig_core(cpu: str, abi: str = "eabihf") -> tuple[str, ...]:
-    return ("-target", f"thumb-freestanding-{abi}", f"-mcpu={cpu}")
+    return (f"--target=thumb-freestanding-{abi}", f"-mcpu={cpu}")
 
 
 def _gcc_core(cpu: str, fpu: str = "") -> tuple[str, ...]:
@@ -132,14 +137,17 @@ def cache_dir() -> Path:
 
 
 def run(command: Sequence[str | os.PathLike[str]], scratch: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a compiler; the result is returned whatever the exit status.
+    """Run a compiler; the result is returned whatever the exit status. Raises ToolchainError where there is none.
 
     With `scratch` zig keeps what it builds in that folder, not in the cache that stays.
     """
     environment = {**os.environ, "ZIG_GLOBAL_CACHE_DIR": str(cache_dir() / "zig")}
     if scratch:
         environment["ZIG_LOCAL_CACHE_DIR"] = str(scratch)
-    return subprocess.run([*map(os.fspath, command)], capture_output=True, text=True, env=environment)
+    try:
+        return subprocess.run([*map(os.fspath, command)], capture_output=True, text=True, env=environment)
+    except FileNotFoundError:
+        raise ToolchainError(f"{command[0]} is not installed; install it, or compile with zig") from None
 
 
 def zig(*arguments: str | os.PathLike[str]) -> subprocess.CompletedProcess[str]:
@@ -173,8 +181,7 @@ def compile_object(core: Core, source: Path, compiler: Compiler = ZIG) -> Path:
 
     Raises ToolchainError with the compiler's message.
     """
-    names = compiler.target_flags(core)
-    arguments = [*names, compiler.optimisation, *FREESTANDING, *NUMERICS, *WARNINGS, f"-I{INCLUDE}"]
+    arguments = [*compiler.target_flags(core), *compiler.options, *WARNINGS, f"-I{INCLUDE}"]
     key = hashlib.sha256("\0".join([compiler.version, *arguments]).encode())
     for path in (source, *sorted(INCLUDE.glob("*.h")), *sorted(source.parent.glob("*.h"))):
         key.update(path.read_bytes())

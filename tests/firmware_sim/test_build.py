@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from entropi.device.toolchain import CORES, ZIG, ToolchainError, compile_object
+from entropi.device.toolchain import CORES, GCC, ZIG, ToolchainError, compile_object
 from entropi.firmware_sim.boards import BoardError, Memory, boards
 from entropi.firmware_sim.build import FIRMWARE, STACK_MINIMUM, build_firmware, build_without_limits
 
@@ -80,11 +80,17 @@ def test_what_firmware_needs_is_what_the_linker_asks_of_every_board():
 
 
 def test_a_compiler_that_was_told_of_another_fpu_is_refused(compiler):
-    names = {**ZIG.cores, "cortex-m4f": compiler.cores["cortex-m3"], "cortex-m3": compiler.cores["cortex-m7"]}
+    names = {"cortex-m4f": compiler.cores["cortex-m3"], "cortex-m3": compiler.cores["cortex-m7"]}
     wrong = replace(compiler, cores=names)
     for core in ("cortex-m4f", "cortex-m3"):
         with pytest.raises(ToolchainError, match="told of another FPU than this core has"):
             compile_object(CORES[core], FIRMWARE / "startup.c", wrong)
+
+
+def test_a_compiler_that_is_not_there(nucleo):
+    absent = ("no-such-gcc",)
+    with pytest.raises(ToolchainError, match="no-such-gcc is not installed; install it, or compile with zig"):
+        build(nucleo, compiler=replace(GCC, command=absent, asks_version=absent))
 
 
 def test_input_that_no_frame_holds(nucleo):
