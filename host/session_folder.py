@@ -122,7 +122,9 @@ class SessionFolder:
                 raise SessionError(f"{self.path} is not empty and no session; {OTHER}")
         except NotADirectoryError:
             raise SessionError(f"{self.path} is a file; give --out a folder") from None
-        except (KeyError, TypeError, json.JSONDecodeError, zipfile.BadZipFile, EOFError):
+        except SessionError:
+            raise
+        except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile):
             raise SessionError(f"{self.path} holds a session that this release cannot read; {OTHER}") from None
 
     def keep(self) -> None:

@@ -39,6 +39,12 @@ def bundle() -> Bundle:
     return make_bundle()
 
 
+@pytest.fixture(scope="session")
+def other_bundle() -> Bundle:
+    """The same network with other weights."""
+    return make_bundle(seed=1)
+
+
 @pytest.fixture
 def nucleo() -> Board:
     return board("nucleo-f446re")
