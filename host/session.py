@@ -80,7 +80,7 @@ class Session:
             if stop():
                 return False
             self._learn_one(n)
-            progress(n + 1, self.learned, "learning once more what was learned before the interruption")
+            progress(n + 1, self.learned, "repeating what was learned")
         if self.learned and self._head_crc32() != state.head_crc32:
             raise SessionError(
                 f"{self.folder.path}: the device has not come to the head that it had after {self.learned} samples; "
@@ -161,8 +161,8 @@ class Session:
         state = self.folder.state
         held_out = f", held out {state.gradings[-1][1]:.1%}" if state.gradings else ""
         return (
-            f"accuracy so far {self._right / met:.1%}, loss {np.mean(state.losses[-RECENT:]):.3f}{held_out}, "
-            f"{self.device.need.total:,} bytes of arena"
+            f"{self._right / met:.1%} so far, loss {np.mean(state.losses[-RECENT:]):.2f}{held_out}, "
+            f"arena {self.device.need.total:,} bytes"
         )
 
     def _content(self, gave_up: Sequence[str], head: np.ndarray) -> dict:

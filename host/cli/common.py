@@ -14,8 +14,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich", add_completion=False)
+
+WIDE = 100  # columns of a terminal with room for a long bar
 
 out = Console()
 err = Console(stderr=True)
@@ -42,13 +45,13 @@ def bar(title: str) -> Iterator[Any]:
     """A progress bar on standard error; yields progress(done, total, text)."""
     columns = (
         TextColumn("[bold]{task.fields[title]}[/bold]"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=24 if err.width > WIDE else 8),
         TaskProgressColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
     )
-    with Progress(*columns, console=err) as progress:
+    with Progress(*columns, console=err, expand=True) as progress:
         task = progress.add_task("", title=title, total=None)
 
         def update(done: int, total: int, text: str) -> None:

@@ -163,16 +163,16 @@ def _session(
     kept = SessionFolder(folder, settings)
     content = kept.finished
     if content is None:
-        with connect(opened, classes, plan.head) as device, interruptible() as stop, bar("session") as progress:
-            session = Session(kept, device, dataset)
-            content = session.run(progress, stop, plan.gave_up)
-        if content is None:
-            err.print(
-                f"interrupted after {session.learned:,} of {len(session.samples):,} samples, kept in {folder}; "
-                "the same command goes on",
-                soft_wrap=True,
-            )
-            raise typer.Exit(INTERRUPTED)
+        try:
+            with connect(opened, classes, plan.head) as device, interruptible() as stop, bar("session") as progress:
+                session = Session(kept, device, dataset)
+                content = session.run(progress, stop, plan.gave_up)
+                if content is None:
+                    raise typer.Exit(INTERRUPTED)
+        except typer.Exit:
+            done = f"{session.learned:,} of {len(session.samples):,} samples"
+            err.print(f"interrupted after {done}, kept in {folder}; the same command goes on", soft_wrap=True)
+            raise
     show({name: part for name, part in content.items() if name != "samples"}, as_json, _session_table)
     err.print(f"Every sample is in {folder / 'session.json'}, the curve in {folder / 'learning_curve.png'}")
 
