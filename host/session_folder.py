@@ -119,7 +119,7 @@ class SessionFolder:
                 self.state, notes = State.unpack(self.path / CHECKPOINT)
                 self._compare(notes)
             elif self.path.exists() and any(not path.name.startswith(".") for path in self.path.iterdir()):
-                raise SessionError(f"{self.path} is not empty and no session; {OTHER}")
+                raise SessionError(f"{self.path} is not empty and no session; give --out another folder")
         except NotADirectoryError:
             raise SessionError(f"{self.path} is a file; give --out a folder") from None
         except SessionError:
