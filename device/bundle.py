@@ -57,6 +57,11 @@ class Bundle:
         preprocessing = Preprocessing(tuple(p["mean"]), tuple(p["std"]), p["scale"], p["zero_point"])
         return cls(folder, (folder / IMAGE).read_bytes(), report, preprocessing)
 
+    @property
+    def image_crc32(self) -> str:
+        """The CRC-32 that ends the image, in hexadecimal; it tells images apart."""
+        return self.image[:-5:-1].hex()
+
     def golden(self) -> dict[str, np.ndarray]:
         """Golden vectors: `input` int8 [N, C, H, W], `layer_00` ... int8 [N, c, h, w], `features` int8 [N, F]."""
         with np.load(self.folder / GOLDEN, allow_pickle=False) as arrays:

@@ -88,6 +88,15 @@ class Device(ABC):
     def footprint(self) -> dict:
         """What the session has cost so far, in bytes and, where they can be counted, instructions."""
 
+    def tally(self) -> dict:
+        """What the device has counted so far, JSON-able; nothing where it counts nothing."""
+        return {}
+
+    def count_from(self, tally: dict) -> None:
+        """Go on counting from what another device's `tally` returned. Raises ValueError where this counts nothing."""
+        if tally:
+            raise ValueError(f"this device counts nothing and cannot go on from {tally}")
+
     @abstractmethod
     def close(self) -> None:
         """Give back what the session holds; it can be called twice."""

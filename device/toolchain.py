@@ -176,14 +176,19 @@ def build_shared(name: str, sources: tuple[Path, ...], flags: tuple[str, ...] = 
     return library
 
 
-def compile_object(core: Core, source: Path, compiler: Compiler = ZIG) -> Path:
-    """Compile one C source for a core; built once for each content of the source and its headers.
+def compile_object(core: Core, source: Path, *includes: Path, compiler: Compiler = ZIG) -> Path:
+    """Compile one C source for a core, its headers beside it, among the runtime's or in `includes`; built once for each
+    content of the source and these headers.
 
     Raises ToolchainError with the compiler's message.
     """
-    arguments = [*compiler.target_flags(core), *compiler.options, *WARNINGS, f"-I{INCLUDE}"]
+    folders = (INCLUDE, *includes)
+    arguments = [
+        *(*compiler.target_flags(core), *compiler.options, *WARNINGS),
+        *(f"-I{folder}" for folder in folders),
+    ]
     key = hashlib.sha256("\0".join([compiler.version, *arguments]).encode())
-    for path in (source, *sorted(INCLUDE.glob("*.h")), *sorted(source.parent.glob("*.h"))):
+    for path in (source, *(header for folder in (*folders, source.parent) for header in sorted(folder.glob("*.h")))):
         key.update(path.read_bytes())
     built = cache_dir() / f"{core.name}-{source.stem}-{key.hexdigest()[:16]}.o"
     if not built.exists():

@@ -7,6 +7,7 @@ import re
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from elftools.elf.elffile import ELFFile
@@ -23,7 +24,8 @@ from entropi.device.toolchain import (
 from entropi.firmware_sim.boards import Board, BoardError, Memory
 
 FIRMWARE = Path(__file__).resolve().parent / "firmware"
-SOURCES = (*sorted(FIRMWARE.glob("*.c")), *RUNTIME_SOURCES)
+PORT = FIRMWARE / "port_semihosting.c"
+SOURCES = (*sorted(set(FIRMWARE.glob("*.c")) - {PORT}), *RUNTIME_SOURCES)
 STACK_MINIMUM = 2048  # bytes of RAM kept for the stack at least; the rest of RAM is the stack's too
 NUMBER_BYTES = 2  # of a layer or a label, in front of an input or features
 COMMAND_BYTES = 64  # the longest command without input or features, rounded up
@@ -68,20 +70,27 @@ class Firmware:
 
 
 def build_firmware(
-    image: bytes, board: Board, arena_bytes: int, input_bytes: int, feature_bytes: int, compiler: Compiler = ZIG
+    image: bytes,
+    board: Board,
+    arena_bytes: int,
+    input_bytes: int,
+    feature_bytes: int,
+    compiler: Compiler = ZIG,
+    port: Path = PORT,
 ) -> Firmware:
     """Compile, once for each core and compiler, and link the runtime, the main loop and an image.
 
     arena_bytes, input_bytes and feature_bytes are what the firmware's arena, its frame buffer and its buffer of
-    features have to hold. Raises BoardError with needed, given and missing bytes where flash or RAM is too small,
-    ToolchainError where the compiler fails.
+    features have to hold; port is the C file with port.h's functions. Raises BoardError with needed, given and missing
+    bytes where flash or RAM is too small, ToolchainError where the compiler fails.
     """
     frame = max(NUMBER_BYTES + max(input_bytes, feature_bytes), COMMAND_BYTES)
     if frame > FRAME_LIMIT:
         raise BoardError(f"a frame of {frame} bytes exceeds {FRAME_LIMIT}; export with a smaller input")
     sizes = {"arena": arena_bytes, "frame": frame, "features": feature_bytes, "stack": STACK_MINIMUM}
+    compile_one = partial(compile_object, CORES[board.core], compiler=compiler)
     with ThreadPoolExecutor() as pool:
-        objects = list(pool.map(lambda source: compile_object(CORES[board.core], source, compiler), SOURCES))
+        objects = list(pool.map(lambda source: compile_one(source, FIRMWARE), (*SOURCES, port)))
     return link(board, objects, image, sizes, compiler)
 
 

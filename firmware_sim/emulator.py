@@ -117,8 +117,9 @@ class Emulator:
         """Queue bytes for the firmware to read."""
         self._input += data
 
-    def receive(self) -> bytes:
-        """Run until the firmware waits for input that is not there; what it wrote. Raises FaultError."""
+    def receive(self, seconds: float = 0.0) -> bytes:
+        """Run until the firmware waits for input that is not there; what it wrote, however many seconds that takes.
+        Raises FaultError."""
         self.run()
         output = bytes(self._output)
         self._output.clear()

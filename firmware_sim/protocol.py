@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,10 @@ REPLY_BIT = 0x80
 DAMAGED = 0xFF
 LENGTH_LIMIT = 0xFFFF
 ATTEMPTS = 8
+PATIENCE = 15.0  # seconds that one command may go unanswered
+FIRST_WAIT = 1.0  # seconds of silence before the frame is sent again, where the command has not been answered yet
+LEAST_WAIT = 0.1  # and where it has, at least; an operating system may take so long to hand a byte on
+SLACK = 3  # times longer than before may an answer take
 
 
 class Command(IntEnum):
@@ -44,8 +49,8 @@ class Transport(Protocol):
     def send(self, data: bytes) -> None:
         """Hand all bytes to the device."""
 
-    def receive(self) -> bytes:
-        """Wait for bytes; empty when none came in the time a device may take."""
+    def receive(self, seconds: float) -> bytes:
+        """Wait for bytes; empty when none came in `seconds`, or sooner where none can come."""
 
 
 @dataclass(frozen=True)
@@ -108,32 +113,47 @@ class Reply:
 
 
 class Link:
-    """Requests and replies over a transport; a frame damaged or lost either way is sent again."""
+    """Requests and replies over a transport; a frame damaged or lost either way is sent again.
+
+    How long silence lasts until a frame counts as lost is learned: three times what the command took at most when it
+    was answered at the first attempt, doubled after each silence.
+    """
 
     def __init__(self, transport: Transport):
         self._transport = transport
         self._decoder = Decoder()
         self._sequence = 0
+        self._slowest: dict[Command, float] = {}  # seconds
 
     def request(self, command: Command, payload: bytes = b"") -> Reply:
-        """Have one command carried out, once. Raises LinkError after 8 attempts without an answer."""
+        """Have one command carried out, once. Raises LinkError after 8 attempts or 15 s without an answer."""
         self._sequence = (self._sequence + 1) % 256
         frame = Frame(command, self._sequence, payload).encode()
-        for _ in range(ATTEMPTS):
+        known = self._slowest.get(command)
+        wait = FIRST_WAIT if known is None else max(LEAST_WAIT, SLACK * known)
+        started = time.monotonic()
+        for attempt in range(ATTEMPTS):
             self._transport.send(frame)
-            reply = self._reply_to(command)
-            if reply:
+            sent = time.monotonic()
+            if reply := self._reply_to(command, wait, started + PATIENCE):
+                if attempt == 0:
+                    self._slowest[command] = max(known or 0.0, time.monotonic() - sent)
                 return reply
+            if time.monotonic() - sent >= wait:
+                wait *= 2
+            if time.monotonic() - started >= PATIENCE:
+                break
         raise LinkError(
-            f"no answer to {command.name} in {ATTEMPTS} attempts; check the connection and that the firmware runs"
+            f"no answer to {command.name} in {attempt + 1} attempts; check the connection and that the firmware runs"
         )
 
-    def _reply_to(self, command: Command) -> Reply | None:
-        while data := self._transport.receive():
+    def _reply_to(self, command: Command, wait: float, deadline: float) -> Reply | None:
+        """The reply; None when it is time to send the frame again."""
+        while data := self._transport.receive(wait):
             frames = list(self._decoder.feed(data))
             for frame in frames:
                 if (frame.command, frame.sequence) == (command | REPLY_BIT, self._sequence):
                     return Reply(*REPLY.unpack_from(frame.payload), frame.payload[REPLY.size :])
-            if any(frame.command == DAMAGED for frame in frames):
+            if any(frame.command == DAMAGED for frame in frames) or time.monotonic() >= deadline:
                 return None
         return None

@@ -17,16 +17,20 @@ from entropi.device.units import parse_bytes
 from entropi.firmware_sim.boards import Board, board
 from entropi.firmware_sim.build import build_firmware
 from entropi.firmware_sim.emulator import INSTRUCTION_LIMIT, Emulator
-from entropi.firmware_sim.protocol import Command, Link, Reply, Transport
+from entropi.firmware_sim.protocol import Command, Link, LinkError, Reply, Transport
 
 HEAD_CHUNK = 4096  # bytes of the head read in one frame
 
 
+@dataclass
 class Ticks:
     """What the calls of one kind took."""
 
-    def __init__(self) -> None:
-        self.count = self.last = self.least = self.most = self.sum = 0
+    count: int = 0
+    last: int = 0
+    least: int = 0
+    most: int = 0
+    sum: int = 0
 
     def add(self, ticks: int) -> None:
         self.least = min(self.least, ticks) if self.count else ticks
@@ -52,10 +56,35 @@ class LayerRun:
     ticks: int
 
 
+@dataclass(frozen=True)
+class FirmwareInfo:
+    """What INFO says of a firmware beside what lies in its image: bytes of arena and of stack, the image's CRC-32 in
+    hexadecimal, the core and the compiler."""
+
+    arena: int
+    stack: int
+    image_crc32: str
+    core: str
+    compiler: str
+
+    RECORD = struct.Struct("<IHHHHfbIIIIIII")  # entropi_info, then main.c's numbers
+
+    @classmethod
+    def unpack(cls, data: bytes) -> FirmwareInfo:
+        """Raises LinkError where the data is that of another firmware."""
+        try:
+            *_, arena, _, stack, image_crc = cls.RECORD.unpack_from(data)
+            core, compiler = data[cls.RECORD.size :].decode().split(", ", 1)
+        except (ValueError, struct.error):
+            raise LinkError("the firmware is of another release; build and flash it again") from None
+        return cls(arena, stack, f"{image_crc:08x}", core, compiler)
+
+
 class FramedDevice(Device):
     """A device that runs our firmware, reached through a transport and opened with `head` in `arena_bytes` of arena.
 
-    Raises DeviceError where the device refuses, LinkError (a DeviceError) where it does not answer.
+    Raises DeviceError where the device refuses or its firmware holds another image, LinkError (a DeviceError) where it
+    does not answer.
     """
 
     def __init__(self, bundle: Bundle, transport: Transport, head: HeadConfig, arena_bytes: int):
@@ -64,7 +93,9 @@ class FramedDevice(Device):
         self.info = describe(bundle.image)
         self.ticks = {"encode": Ticks(), "learn": Ticks(), "predict": Ticks()}
         self._arena_bytes = arena_bytes
+        self._stack_used = 0
         self._link: Link | None = Link(transport)
+        self.firmware_info = self._check_firmware()
         self.reset()
 
     def reset(self) -> None:
@@ -106,12 +137,36 @@ class FramedDevice(Device):
 
     def footprint(self) -> dict:
         """Bytes of arena by part, of stack at its highest, and ticks by kind of call."""
-        used = struct.unpack("<I", self._call(Command.STACK).data)[0]
         ticks = {name: ticks.summary() for name, ticks in self.ticks.items()}
-        return {"arena": asdict(self.need), "stack_used": used, "ticks": ticks}
+        return {"arena": asdict(self.need), "stack_used": self._most_stack(), "ticks": ticks}
+
+    def tally(self) -> dict:
+        return {"stack_used": self._most_stack(), **{name: asdict(ticks) for name, ticks in self.ticks.items()}}
+
+    def count_from(self, tally: dict) -> None:
+        self._stack_used = tally["stack_used"]
+        self.ticks = {name: Ticks(**tally[name]) for name in self.ticks}
 
     def close(self) -> None:
         self._link = None
+
+    def _most_stack(self) -> int:
+        self._stack_used = max(self._stack_used, *struct.unpack("<I", self._call(Command.STACK).data))
+        return self._stack_used
+
+    def _check_firmware(self) -> FirmwareInfo:
+        info = FirmwareInfo.unpack(self._call(Command.INFO).data)
+        if info.image_crc32 != self.bundle.image_crc32:
+            raise DeviceError(
+                f"the firmware holds the image {info.image_crc32}, the bundle {self.bundle.image_crc32} (CRC-32); "
+                "build the firmware from this bundle and flash it, or name the bundle that it was built from"
+            )
+        if info.arena < self._arena_bytes:
+            raise DeviceError(
+                f"the budget of {self._arena_bytes} bytes exceeds the firmware's arena of {info.arena}; lower the "
+                f"budget to {info.arena}, or build the firmware with a larger arena"
+            )
+        return info
 
     def _open(self, arena_bytes: int) -> Need:
         head = self.head_config

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
-from entropi.host.probe import HeadAccuracy
-from entropi.host.selection import Selection
+if TYPE_CHECKING:  # they load torch, which the pictures of a session can do without
+    from entropi.host.probe import HeadAccuracy
+    from entropi.host.selection import Selection
 
 # Okabe and Ito's colours, told apart with every kind of colour blindness.
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#6B6B6B"

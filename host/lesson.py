@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from entropi.device import Device
-from entropi.host.data import Dataset, Split, few_shot_indices
+from entropi.host.data import Split, few_shot_indices
 from entropi.host.progress import Progress
 
 EPOCHS = {"few": 20, "all": 8}
@@ -71,19 +71,22 @@ def encode(
         return Encoded(np.stack([features for part in parts for features in part]), split.labels)
 
 
-def teach(device: Device, samples: Encoded, epochs: int, seed: int = 0, on_sample: Callable[[], None] | None = None):
-    """Learn `samples` for `epochs` rounds, each in a new random order; returns the mean loss of each round in nats."""
+def order(count: int, epochs: int, seed: int = 0) -> np.ndarray:
+    """Which of `count` samples are learned one after the other, int64 [epochs * count]: all of them in each round, in
+    a new random order."""
     rng = np.random.default_rng(seed)
-    losses = []
-    for _ in range(epochs):
-        total = 0.0
-        for i in rng.permutation(len(samples)):
-            total += device.learn_features(samples.features[i], int(samples.labels[i]))
-            if on_sample:
-                on_sample()
-        losses.append(total / len(samples))
+    return np.concatenate([rng.permutation(count) for _ in range(epochs)])
+
+
+def teach(
+    device: Device, samples: Encoded, epochs: int, seed: int = 0, on_sample: Callable[[], None] | None = None
+) -> None:
+    """Learn `samples` for `epochs` rounds."""
+    for i in order(len(samples), epochs, seed):
+        device.learn_features(samples.features[i], int(samples.labels[i]))
+        if on_sample:
+            on_sample()
     device.flush()
-    return losses
 
 
 def grade(device: Device, samples: Encoded) -> float:
@@ -123,13 +126,3 @@ def lesson(
         teach(device, samples, epochs, seed=number, on_sample=on_sample)
         accuracies.append(grade(device, test))
     return Grades(samples_a_class, tuple(accuracies[:-1]), accuracies[-1])
-
-
-def check_target(target: Dataset, device_shape: tuple[int, int, int], samples_a_class: int) -> None:
-    """Raise ValueError, before any long work, when the images do not fit the encoder or a class is too small."""
-    if target.input_shape != device_shape:
-        raise ValueError(
-            f"{target.name} has images of {target.input_shape} and the encoder takes {device_shape}; "
-            "choose a target of that shape"
-        )
-    few_shot_indices(target.train.labels, samples_a_class)

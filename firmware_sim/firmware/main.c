@@ -8,7 +8,7 @@
 #include "startup.h"
 
 typedef enum {
-    COMMAND_INFO = 1, /* -> entropi_info, then bytes of: entropi, arena, frame buffer, stack; then core and compiler */
+    COMMAND_INFO = 1, /* -> entropi_info; bytes of: entropi, arena, frame buffer, stack; the image's CRC; core, compiler */
     COMMAND_OPEN,     /* head config, arena length u32 -> entropi_need; the arena is capped at what the board has */
     COMMAND_ENCODE,   /* input -> features */
     COMMAND_PREDICT,  /* features -> label u16, score f32 */
@@ -106,6 +106,8 @@ static void info(frame_reply *reply)
     put(&c, size(arena_start, arena_end), 4);
     put(&c, size(frame_buffer, frame_end), 4);
     put(&c, startup_stack_bytes(), 4);
+    for (const uint8_t *crc = image_end - 4; crc < image_end; crc++)
+        put(&c, *crc, 1);
     for (const char *t = text; *t && c.at < returned + sizeof returned; t++)
         *c.at++ = (uint8_t)*t;
     reply->length = length_to(&c);

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,8 +14,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich", add_completion=False)
+
+WIDE = 100  # columns of a terminal with room for a long bar
 
 out = Console()
 err = Console(stderr=True)
@@ -41,13 +45,13 @@ def bar(title: str) -> Iterator[Any]:
     """A progress bar on standard error; yields progress(done, total, text)."""
     columns = (
         TextColumn("[bold]{task.fields[title]}[/bold]"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=24 if err.width > WIDE else 8),
         TaskProgressColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
     )
-    with Progress(*columns, console=err) as progress:
+    with Progress(*columns, console=err, expand=True) as progress:
         task = progress.add_task("", title=title, total=None)
 
         def update(done: int, total: int, text: str) -> None:
@@ -55,6 +59,24 @@ def bar(title: str) -> Iterator[Any]:
 
         yield update
         progress.update(task, total=1, completed=1, description="")
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Yields a function that tells whether ^C was pressed. It only asks, so that nothing is cut in the middle; pressed
+    once more it ends the process."""
+    asked = False
+
+    def ask(*_: object) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def check_device(board: str, budget: str) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Group, RenderableType
@@ -17,9 +18,16 @@ from entropi.host.cli.common import (
     bar,
     check_device,
     err,
+    interruptible,
     show,
 )
 from entropi.host.tables import table
+
+if TYPE_CHECKING:
+    from entropi.device import Bundle, Device, HeadConfig
+
+SESSION_FOLDER = "Folder of the session; an interrupted one is gone on with."
+INTERRUPTED = 130  # exit status, as after any ^C
 
 
 @app.command()
@@ -43,66 +51,151 @@ def demo(
     err.print(f"Everything is in {folder}: ladder/, entropy.png, build/, demo.json ({content['seconds']:.0f} s)")
 
 
+Target = Annotated[str, typer.Option(help="The task to learn, such as builtin:digits.")]
+Samples = Annotated[
+    int | None, typer.Option(min=1, help="Labelled samples a class, drawn at random.", show_default="all")
+]
+Epochs = Annotated[int, typer.Option(min=1, help="Rounds through the samples.")]
+Every = Annotated[
+    int | None,
+    typer.Option(min=1, help="Samples from one held-out accuracy to the next.", show_default="a tenth of all"),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the samples' choice and order.")]
+LearningRate = Annotated[
+    float | None, typer.Option("--lr", help="Learning rate; with momentum a tenth of it.", show_default="3")
+]
+
+
 @app.command()
 def simulate(
     bundle: BundlePath,
-    target: Annotated[str, typer.Option(help="The task to learn, such as builtin:digits.")],
+    target: Target,
+    folder: Annotated[Path, typer.Option("--out", help=SESSION_FOLDER)] = Path("runs/simulate"),
     board: BoardName = "nucleo-f446re",
     budget: Budget = "48KiB",
-    samples: Annotated[int, typer.Option(min=1, help="Labelled samples a class.")] = 10,
-    draws: Annotated[int, typer.Option(min=1, help="Random draws of the few samples.")] = 1,
+    samples: Samples = None,
+    epochs: Epochs = 1,
+    every: Every = None,
+    seed: Seed = 0,
+    lr: LearningRate = None,
     as_json: Json = False,
 ) -> None:
-    """Learn a task on an emulated board: with few samples a class, then with all of them.
+    """Learn a task on an emulated board, sample by sample; each is predicted before it is learned.
+
+    ^C interrupts; the same command goes on, and ends with the same bytes as without the interruption.
 
     Example: entropi simulate build/r18 --board nucleo-f446re --target builtin:digits --budget 48KiB
     """
-    from dataclasses import asdict
-
-    from entropi.device import Bundle
-
-    opened = Bundle.open(bundle)
     check_device(board, budget)
-    from entropi.device.files import write_json
-    from entropi.device.library import describe
     from entropi.firmware_sim import Simulator
+    from entropi.firmware_sim import board as find
+
+    def connect(opened: Bundle, classes: int, head: HeadConfig) -> Device:
+        return Simulator(opened, board, budget, classes, head)
+
+    choices = {"samples_a_class": samples, "epochs": epochs, "every": every, "seed": seed}
+    _session(connect, find(board).name, bundle, folder, target, budget, lr, choices, as_json)
+
+
+@app.command()
+def device(
+    bundle: BundlePath,
+    port: Annotated[str, typer.Option(help="The serial port, such as /dev/ttyACM0 or COM3.")],
+    target: Target,
+    folder: Annotated[Path, typer.Option("--out", help=SESSION_FOLDER)] = Path("runs/device"),
+    baud: Annotated[int, typer.Option(min=1, help="Bits a second, as the firmware sets them.")] = 115_200,
+    budget: Budget = "48KiB",
+    samples: Samples = None,
+    epochs: Epochs = 1,
+    every: Every = None,
+    seed: Seed = 0,
+    lr: LearningRate = None,
+    as_json: Json = False,
+) -> None:
+    """The session of `entropi simulate` with a board at a serial port (docs/simulate.md says what firmware it runs).
+
+    Example: entropi device build/r18 --port /dev/ttyACM0 --target builtin:digits --budget 48KiB
+    """
+    from entropi.firmware_sim.serial import SerialDevice, SerialTransport
+
+    transport = SerialTransport(port, baud)
+
+    def connect(opened: Bundle, classes: int, head: HeadConfig) -> Device:
+        return SerialDevice(opened, transport, baud, budget, classes, head)
+
+    choices = {"samples_a_class": samples, "epochs": epochs, "every": every, "seed": seed}
+    _session(connect, "board at a serial port", bundle, folder, target, budget, lr, choices, as_json)
+
+
+def _session(
+    connect: Callable[[Bundle, int, HeadConfig], Device],
+    device_name: str,
+    bundle: Path,
+    folder: Path,
+    target: str,
+    budget: str,
+    lr: float | None,
+    choices: dict[str, int | None],
+    as_json: bool,
+) -> None:
+    """Begin a session or go on with it, and show how it ended."""
+    from entropi.device import Bundle, plan_head
+    from entropi.device.units import parse_bytes
+
+    opened, arena = Bundle.open(bundle), parse_bytes(budget)
     from entropi.host import data
-    from entropi.host.lesson import check_target, encode, lesson
+    from entropi.host.session import Session, check_target
+    from entropi.host.session_folder import SessionFolder, Settings
 
     dataset = data.load(target)
-    info = describe(opened.image)
-    check_target(dataset, (info.channels, info.height, info.width), samples)
-    with Simulator(opened, board=board, budget=budget, classes=len(dataset.classes)) as device:
-        with bar("simulate") as progress:
-            train = encode([device], dataset.train, progress, "encoding the training images")
-            test = encode([device], dataset.test, progress, "encoding the held-out images")
-            grades = lesson(device, train, test, samples, draws, progress)
-        content = {
-            "target": target,
-            "grades": asdict(grades),
-            "head": asdict(device.head_config),
-            "gave_up": list(device.gave_up),
-            "footprint": device.footprint(),
-        }
-    write_json(bundle / "session.json", content)
-    show(content, as_json, _session_table)
+    classes = len(dataset.classes)
+    check_target(dataset, opened, choices["samples_a_class"])
+    plan = plan_head(opened.image, arena, classes, **({} if lr is None else {"learning_rate": lr}))
+    settings = Settings(
+        image_crc32=opened.image_crc32,
+        target=target,
+        fingerprint=dataset.fingerprint(),
+        device=device_name,
+        budget=arena,
+        head=plan.head,
+        **choices,
+    )
+    kept = SessionFolder(folder, settings)
+    content = kept.finished
+    if content is None:
+        try:
+            with connect(opened, classes, plan.head) as device, interruptible() as stop, bar("session") as progress:
+                session = Session(kept, device, dataset)
+                content = session.run(progress, stop, plan.gave_up)
+                if content is None:
+                    raise typer.Exit(INTERRUPTED)
+        except typer.Exit:
+            done = f"{session.learned:,} of {len(session.samples):,} samples"
+            err.print(f"interrupted after {done}, kept in {folder}; the same command goes on", soft_wrap=True)
+            raise
+    show({name: part for name, part in content.items() if name != "samples"}, as_json, _session_table)
+    err.print(f"Every sample is in {folder / 'session.json'}, the curve in {folder / 'learning_curve.png'}")
 
 
 def _session_table(content: dict) -> RenderableType:
     from entropi.host.report import describe_head, instructions
 
-    grades, cost = content["grades"], content["footprint"]
-    few = grades["few"]
-    arena, flash, ram, stack = cost["arena"], cost["flash"], cost["ram"], cost["stack"]
-    lines = (
-        (f"accuracy, {grades['samples_a_class']} a class", f"{sum(few) / len(few):.1%} ({len(few)} draws)"),
-        ("accuracy, all samples", f"{grades['all']:.1%}"),
-        ("head", describe_head(content["head"], content["gave_up"])),
+    settings, cost = content["settings"], content["footprint"]
+    arena, stack = cost["arena"], cost["stack"]
+    of_ram = f", of {cost['ram']['given']:,} of RAM" if "ram" in cost else ""
+    lines = [
+        ("accuracy, held out", f"{content['accuracy']:.1%}"),
+        ("accuracy before learning", f"{content['accuracy_before_learning']:.1%} of {content['round']:,} samples"),
+        ("head", describe_head(settings["head"], content["gave_up"])),
         ("arena", f"{arena['total']:,} of {arena['given']:,} bytes"),
-        ("flash", f"{flash['total']:,} of {flash['given']:,} bytes"),
-        ("stack", f"{stack['used']:,} of {stack['given']:,} bytes, of {ram['given']:,} of RAM"),
-    )
-    return Group(table(f"{content['target']} on {cost['board']}", ("", ""), lines), instructions(cost))
+        ("stack", f"{stack['used']:,} of {stack['given']:,} bytes{of_ram}"),
+    ]
+    if "flash" in cost:
+        lines.append(("flash", f"{cost['flash']['total']:,} of {cost['flash']['given']:,} bytes"))
+    parts = [table(f"{settings['target']} on {cost['board']}", ("", ""), lines)]
+    if "instructions" in cost:
+        parts.append(instructions(cost))
+    return Group(*parts)
 
 
 @app.command()

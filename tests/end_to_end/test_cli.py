@@ -20,7 +20,7 @@ from entropi.host.entropy import DEFAULT
 BIN = Path(sys.executable).parent
 
 
-COMMANDS = ("", "demo", "ladder", "select", "simulate", "report", "boards", "archs", "reproduce")
+COMMANDS = ("", "demo", "ladder", "select", "simulate", "device", "report", "boards", "archs", "reproduce")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -102,15 +102,6 @@ def test_select_then_export(run, small_demo, tmp_path):
     assert content["checks"]["tflite_micro_images_equal_byte_for_byte"] == 100
 
 
-def test_simulate_learns_pixels(run, small_demo):
-    bundle = small_demo.folder / "build" / "pixels"
-    status, out, err = run("simulate", bundle, "--target", "builtin:digits8x8", "--budget", "16KiB", "--json")
-    assert status == 0, err
-    content = json.loads(out)
-    assert content["grades"]["all"] > 0.9 and content["grades"]["few"][0] > 0.75
-    assert content["footprint"]["instructions"]["learn"]["calls"] > 1000
-
-
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -124,6 +115,7 @@ def test_simulate_learns_pixels(run, small_demo):
         (("report", "PIXELS", "--budget", "lots"), "'lots' is no size"),
         (("report", "PIXELS", "--budget", "1KiB"), "needed"),
         (("report", "PIXELS", "--budget", "127KiB"), "missing"),
+        (("simulate", "x", "--target", "builtin:digits"), "x/encoder.entropi is missing"),
         (("simulate", "PIXELS", "--target", "builtin:digits"), "the encoder takes (1, 8, 8)"),
         (("simulate", "PIXELS", "--target", "builtin:digits8x8", "--samples", "5000"), "ask for at most"),
         (("demo", "--out", "x", "--board", "redpill"), "nucleo-f446re"),
@@ -131,6 +123,11 @@ def test_simulate_learns_pixels(run, small_demo):
         (("boards", "PIXELS", "--board", "mine.toml"), "mine.toml: No such file"),
         (("boards", "PIXELS", "--budget", "1KiB"), "given 1024, missing"),
         (("report", "PIXELS", "--board", "corstone-300"), "corstone-300: cortex-m55 is not emulated here"),
+        (("simulate", "PIXELS", "--target", "builtin:digits8x8", "--budget", "1KiB"), "missing"),
+        (("simulate", "PIXELS", "--target", "builtin:digits8x8", "--budget", "127KiB"), "missing"),
+        (("simulate", "PIXELS", "--target", "builtin:digits8x8", "--board", "nucleo"), "nucleo-f446re"),
+        (("device", "x", "--target", "builtin:digits", "--port", "/dev/none"), "there is no port /dev/none"),
+        (("device", "PIXELS", "--target", "builtin:digits8x8", "--port", "/dev/null"), "is no serial port"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(run, arguments, says, small_demo, tmp_path, monkeypatch):

@@ -62,6 +62,12 @@ def every_layer() -> Bundle:
     )
 
 
+@pytest.fixture(scope="session")
+def other_bundle() -> Bundle:
+    """The same network with other weights."""
+    return make_bundle(seed=1)
+
+
 @pytest.fixture
 def nucleo() -> Board:
     return board("nucleo-f446re")

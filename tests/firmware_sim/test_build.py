@@ -84,7 +84,7 @@ def test_a_compiler_that_was_told_of_another_fpu_is_refused(compiler):
     wrong = replace(compiler, cores=names)
     for core in ("cortex-m4f", "cortex-m3"):
         with pytest.raises(ToolchainError, match="told of another FPU than this core has"):
-            compile_object(CORES[core], FIRMWARE / "startup.c", wrong)
+            compile_object(CORES[core], FIRMWARE / "startup.c", compiler=wrong)
 
 
 def test_a_compiler_that_is_not_there(nucleo):

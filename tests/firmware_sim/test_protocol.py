@@ -136,8 +136,8 @@ class Noisy:
     def send(self, data: bytes) -> None:
         self.transport.send(self.noise(data))
 
-    def receive(self) -> bytes:
-        return self.noise(self.transport.receive())
+    def receive(self, seconds: float) -> bytes:
+        return self.noise(self.transport.receive(seconds))
 
     def noise(self, data: bytes) -> bytes:
         if self.in_a_row == 2:
@@ -188,7 +188,7 @@ def test_no_answer_is_an_error_after_a_bounded_number_of_attempts():
         def send(self, data):
             self.sent += 1
 
-        def receive(self):
+        def receive(self, seconds):
             return b""
 
     dead = Dead()
