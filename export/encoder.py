@@ -284,22 +284,20 @@ def _check(
     device = _device(image, preprocessing)
     golden = {"input": values[:GOLDEN_IMAGES]}
     whole = network.last_writers()
-    expected = tflm.run_layers(model, golden["input"], list(whole))
+    layers, features = tflm.run_jobs([tflm.Job(model, golden["input"], list(whole)), tflm.Job(model, values)])
     outputs = [device.encode_layers(v) for v in golden["input"]]
     for number in whole.values():
         layer = network.layers[number]
-        stays = expected[layer.output][:, removed.channels[layer.output]]
+        stays = layers.activations[layer.output][:, removed.channels[layer.output]]
         golden[f"layer_{number:02d}"] = stays
         wrong = sum(int((o[number] != e).sum()) for o, e in zip(outputs, stays, strict=True))
         if wrong:
             raise CheckError(f"layer {number} ({layer.name}) is the first to differ from tflite-micro: {wrong} values")
-    reference = tflm.run_reference(model, values)
-    features = np.stack([device.encode(v) for v in values])
-    if (features != reference).any():
-        wrong = int((features != reference).any(axis=1).sum())
+    wrong = int((_encode(image, preprocessing, values) != features.outputs).any(axis=1).sum())
+    if wrong:
         raise CheckError(f"features of {wrong} of {len(values)} images differ from tflite-micro's")
-    golden["features"] = reference[:GOLDEN_IMAGES]
-    return golden, expected
+    golden["features"] = features.outputs[:GOLDEN_IMAGES]
+    return golden, layers.activations
 
 
 def _equal(golden: dict[str, np.ndarray], values: np.ndarray) -> dict[str, int]:

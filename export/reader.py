@@ -38,7 +38,7 @@ from entropi.export.integer import (
 from entropi.export.softmax import exponentials
 from entropi.export.tables import tabulate
 
-UNARY = ("RELU", "RELU6", "RELU_N1_TO_1", "LEAKY_RELU", "ELU", "HARD_SWISH", "LOGISTIC", "TANH", "QUANTIZE")
+UNARY = ("RELU", "RELU6", "LEAKY_RELU", "ELU", "HARD_SWISH", "LOGISTIC", "TANH", "QUANTIZE")
 MAX_SOFTMAX = 256
 RESHAPING = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
 

@@ -21,7 +21,7 @@ def with_ends(kind: int) -> bytes:
     outer = model.tensor("outer", (1, 5, 4, 3), kind, zero_point=125)
     model.op(OP.QUANTIZE, (outer,), inner)
     x = model.conv("conv", inner, rng, 4, (3, 3), (2, 2), SAME)
-    last = model.tensor("last", model.shape(x), kind, zero_point=128)
+    last = model.tensor("last", model.shape(x), kind, model.quantization(x)["scale"], 128)
     model.op(OP.DEQUANTIZE if kind == FLOAT32 else OP.QUANTIZE, (x,), last)
     model.input = outer
     return model.pack(last)
