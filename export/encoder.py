@@ -3,6 +3,7 @@ report, all checked before any of it takes its place."""
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
@@ -97,7 +98,7 @@ def export_encoder(
     on_stage("folding batch norm")
     module = source.encoder().eval()
     graph = from_module(module, source.input_shape)
-    inputs = _normalise(images.held_out, source.mean, source.std)
+    inputs = normalise(images.held_out, source.mean, source.std)
     with torch.no_grad():
         features = np.concatenate([module(batch).flatten(1).numpy() for batch in torch.from_numpy(inputs).split(BATCH)])
 
@@ -106,7 +107,7 @@ def export_encoder(
         write_onnx(graph, stage / ONNX)
         onnx_difference = check_onnx(stage / ONNX, inputs, features)
 
-        seen = _normalise(images.seen, source.mean, source.std)
+        seen = normalise(images.seen, source.mean, source.std)
         quantise_onnx(stage / ONNX, seen, stage / ONNX_INT8)
         onnx_int8_cosine = check_int8_onnx(stage / ONNX_INT8, stage / ONNX, inputs, features)
 
@@ -245,7 +246,8 @@ def _preprocessing(
     return Preprocessing(mean, std, first.scale, first.zero_point)
 
 
-def _normalise(images: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
+def normalise(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """float32, the network's input, of uint8 images [N, C, H, W]; mean and std hold one value a channel."""
     column = (-1, 1, 1)
     return ((images / 255 - np.reshape(mean, column)) / np.reshape(std, column)).astype(np.float32)
 
@@ -355,14 +357,17 @@ def _write(
     golden: dict[str, np.ndarray],
     report: dict,
 ) -> None:
-    """Write what every bundle has."""
+    """Write what every bundle has; beside the image's bytes those of the .tflite file, which stores every zero, and
+    what gzip -9 makes of it."""
+    files = {"image_bytes": len(image)}
     if model is not None:
         write_atomically(folder / TFLITE, model)
+        files |= {"tflite_bytes": len(model), "tflite_gzip_bytes": len(gzip.compress(model, 9, mtime=0))}
     write_atomically(folder / IMAGE, image)
     write_atomically(folder / GOLDEN, _npz(golden))
     write_sources(folder, image)
     totals = {
-        "image_bytes": len(image),
+        **files,
         "weights": sum(r.weights for r in layers),
         "nonzeros": sum(r.nonzeros for r in layers),
         "macs": sum(r.macs for r in layers),

@@ -38,8 +38,8 @@ class Result:
 
 
 def run_jobs(jobs: Sequence[Job], interpreter: str = TFLM) -> list[Result]:
-    """Run all `jobs` in one process of an interpreter, TFLM or LITERT. A model of several inputs gets the same values in
-    each; for LITERT it must have one input and one output.
+    """Run all `jobs` in one process of an interpreter, TFLM or LITERT. A model of several inputs gets the same values
+    in each; for LITERT it must have one input and one output.
 
     Raises ConversionError.
     """

@@ -91,7 +91,7 @@ def padded_convolutions(draw) -> bytes:
     return model.pack(model.conv("conv", source, rng, 4, kernel, draw(SMALL), padding, draw(FUSINGS)))
 
 
-@batches(padded_convolutions(), examples=4)
+@batches(padded_convolutions())
 def test_convolutions_on_tiny_maps(models):
     give_tflite_micros_bytes(models)
 
@@ -107,7 +107,7 @@ def convolutions(draw) -> bytes:
     return model.pack(model.depthwise("depthwise", x, rng, many, kernel, (1, 1), SAME, dilation))
 
 
-@batches(convolutions(), examples=4)
+@batches(convolutions())
 def test_grouped_depthwise_and_dilated_convolutions(models):
     give_tflite_micros_bytes(models)
 
@@ -178,7 +178,7 @@ def of_two(draw) -> bytes:
     return model.pack(model.binary("both", code, *((b, a) if swapped else (a, b)), model.shape(a), rng, draw(FUSINGS)))
 
 
-@batches(of_two(), examples=4)
+@batches(of_two())
 def test_sums_differences_and_products(models):
     give_tflite_micros_bytes(models)
 
