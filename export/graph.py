@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import operator
 from dataclasses import dataclass, field
 
@@ -81,8 +82,10 @@ AS_MODULES = {
 DIVISIONS = (operator.truediv, torch.div, "div")
 SOFTMAXES = (torch.softmax, nn.functional.softmax, "softmax")
 MAX_SOFTMAX = 256  # channels; the device holds their exponentials
+MAX_CONCAT = 10  # tensors, in tflite-micro
 RESHAPES = (torch.reshape, "reshape", "view")
-IDENTITIES = (nn.functional.dropout, stochastic_depth)  # outside training
+SQUEEZES = (torch.squeeze, "squeeze")
+IDENTITIES = (nn.functional.dropout, nn.functional.dropout2d, stochastic_depth)  # outside training
 KEEPS_SIGN = ("max_pool", "average_pool", "mean", "concat")  # non-negative where all its inputs are
 
 
@@ -102,8 +105,10 @@ def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def _axes(node: fx.Node) -> tuple[int, ...]:
-    axes = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else ())
-    return (axes,) if isinstance(axes, int) else tuple(axes)
+    """What a function is given as dim or axis, counted from 0; nothing where it is given none."""
+    axes = node.kwargs.get("dim", node.kwargs.get("axis", node.args[1] if len(node.args) > 1 else ()))
+    rank = len(_operands(node)[0].meta["tensor_meta"].shape)
+    return tuple(axis % rank for axis in ((axes,) if isinstance(axes, int) else axes or ()))
 
 
 def _operands(node: fx.Node) -> list[fx.Node]:
@@ -160,9 +165,12 @@ class _Reader:
         return tuple(node.meta["tensor_meta"].shape[1:])
 
     def _problem(self, node: fx.Node, what: str, remedy: str) -> None:
-        self.problems.append(f"{node.name}: {what}; {remedy}")
+        name = node.target if node.op == "call_module" else node.name
+        self.problems.append(f"{name}: {what}; {remedy}")
 
     def _add(self, node: fx.Node, op: str, **fields) -> None:
+        if not all(np.isfinite(fields[part]).all() for part in ("weight", "bias") if part in fields):
+            self._problem(node, "weights that are infinite or no numbers", "train it again, more slowly")
         inputs = tuple(self.alias.get(n.name, n.name) for n in _operands(node))
         self.graph.nodes.append(Node(node.name, op, inputs, self._shape(node), **fields))
         self.alias[node.name] = node.name
@@ -182,11 +190,12 @@ class _Reader:
     def _not_of_tensors(self, node: fx.Node) -> None:
         """Sizes may only say how to flatten; of several tensors no layer is known."""
         target = self.traced.get_submodule(node.target) if node.op == "call_module" else node.target
+        several = [n for n in (node, *_operands(node)) if "tensor_meta" in n.meta and not _is_tensor(n)]
         if target in RESHAPES and _is_tensor(node):
             self._function(node)
-        elif isinstance(node.meta.get("tensor_meta"), tuple):
+        elif node in several:
             self._unknown(node, target)
-        elif _is_tensor(node) and not any(isinstance(n.meta.get("tensor_meta"), tuple) for n in _operands(node)):
+        elif _is_tensor(node) and not several:
             self._problem(node, "takes a number that depends on the input's size", "write the number itself")
 
     def _unknown(self, node: fx.Node, target) -> None:
@@ -209,7 +218,7 @@ class _Reader:
                 self._adaptive_pool(node)
             case nn.Softmax():
                 self._softmax(node, module.dim)
-            case nn.Identity() | nn.Dropout() | nn.Flatten():
+            case nn.Identity() | nn.Dropout() | nn.Dropout2d() | nn.Flatten():
                 self._flatten_or_same(node)
             case _ if type(module) in ACTIVATIONS:
                 self._add(node, ACTIVATIONS[type(module)])
@@ -246,6 +255,9 @@ class _Reader:
         if len(self._shape(node)) == 2:
             self._problem(node, "BatchNorm1d of a sequence", "use BatchNorm2d of a map of height 1")
             return
+        if module.running_mean is None:
+            self._problem(node, "batch norm without running statistics", "train it with track_running_stats=True")
+            return
         scale = (module.running_var + module.eps).rsqrt()
         scale = scale if module.weight is None else scale * module.weight
         shift = -module.running_mean * scale if module.bias is None else module.bias - module.running_mean * scale
@@ -277,6 +289,17 @@ class _Reader:
         else:
             self._add(node, "mean")
 
+    def _of_two(self, node: fx.Node, op: str) -> None:
+        """The second is spread along axes of size 1; a sum's or a product's two may change places."""
+        if any(n.op == "get_attr" for n in _operands(node)):
+            return  # refused already
+        (first, second), whole = map(self._shape, _operands(node)), self._shape(node)
+        if len(first) != len(second) or first != whole and (second != whole or op == "sub"):
+            sizes = " and ".join("x".join(map(str, size)) for size in (first, second))
+            self._problem(node, f"{op} of {sizes}", "give the first the shape of the result, the second 1 to spread")
+        else:
+            self._add(node, op)
+
     def _with_number(self, node: fx.Node, first, second) -> None:
         """A tensor and a number, in either order where that is the same."""
         op, number = BINARY.get(node.target, "div"), second if isinstance(first, fx.Node) else first
@@ -305,6 +328,14 @@ class _Reader:
         else:
             self._add(node, "average_pool", kernel=kernel, stride=kernel)
 
+    def _concat(self, node: fx.Node) -> None:
+        parts = len(_operands(node))
+        if parts > MAX_CONCAT:
+            what = f"cat of {parts} tensors, more than tflite-micro's {MAX_CONCAT}"
+            self._problem(node, what, "concatenate in several steps")
+        else:
+            self._add(node, "concat")
+
     def _softmax(self, node: fx.Node, axis: int | None) -> None:
         shape = self._shape(node)
         if axis is None or axis % (len(shape) + 1) != 1:
@@ -329,7 +360,7 @@ class _Reader:
     def _function(self, node: fx.Node) -> None:
         target, extra = node.target, set(node.kwargs) - {"inplace"}
         if target in BINARY and len(_operands(node)) == 2 and not extra:
-            self._add(node, BINARY[target])
+            self._of_two(node, BINARY[target])
         elif (target in BINARY or target in DIVISIONS) and len(node.args) == 2 and not extra:
             self._with_number(node, *node.args)
         elif target in ACTIVATIONS and not extra:
@@ -342,10 +373,12 @@ class _Reader:
             self._flatten_or_same(node)
         elif target in SOFTMAXES:
             self._softmax(node, node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None))
-        elif target in (torch.mean, "mean") and {2, 3} == {axis % 4 for axis in _axes(node)}:
+        elif target in SQUEEZES and self._shape(node)[:1] == (math.prod(self._shape(node.args[0])),):
+            self._same(node)
+        elif target in (torch.mean, "mean") and sorted(_axes(node)) == [2, 3]:
             self._global_mean(node)
-        elif target in (torch.cat, torch.concat) and 1 in (*node.args[1:], node.kwargs.get("dim")):
-            self._add(node, "concat")
+        elif target in (torch.cat, torch.concat) and _axes(node) == (1,):
+            self._concat(node)
         else:
             self._unknown(node, target)
 
@@ -367,23 +400,29 @@ def from_module(module: nn.Module, input_shape: tuple[int, int, int]) -> Graph:
 
 def _traced(module: nn.Module, input_shape: tuple[int, int, int]) -> fx.GraphModule:
     """`module` as operations of known shapes, batch norm folded."""
-    size = "x".join(map(str, input_shape))
     try:
-        symbolic = fx.symbolic_trace(copy.deepcopy(module).eval())
+        module = copy.deepcopy(module).eval()
+        symbolic = fx.symbolic_trace(module)
     except Exception as error:  # the network's own code runs
         raise UnsupportedError(
-            f"torch.fx cannot trace this network ({_first_line(error)}); its forward may not branch on values"
+            f"torch.fx cannot trace this network ({_first_line(error)}); its forward may not branch on values, nor be "
+            "TorchScript"
         ) from error
     inputs = [node.name for node in symbolic.graph.nodes if node.op == "placeholder"]
     if len(inputs) != 1:
         raise UnsupportedError(f"this network takes {len(inputs)} inputs, {', '.join(inputs)}; give one that takes one")
+    image = torch.zeros(1, *input_shape)
     try:
-        traced = fuse(symbolic)
-        ShapeProp(traced).propagate(torch.zeros(1, *input_shape))
+        with torch.no_grad():
+            module(image)
     except Exception as error:
+        size = "x".join(map(str, input_shape))
         raise UnsupportedError(
-            f"this network does not take an image of {size} ({_first_line(error)}); give images of its size"
+            f"this network does not take an image of {size} ({_first_line(error)}); give images of its size, and "
+            "weights in float32"
         ) from error
+    traced = fuse(symbolic)
+    ShapeProp(traced).propagate(image)
     return traced
 
 

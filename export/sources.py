@@ -15,8 +15,8 @@ TEMPLATES = Path(__file__).resolve().parent / "templates"
 def write_sources(out: Path, image: bytes) -> list[Path]:
     """Write into the bundle's folder `out` what CMake, PlatformIO, Arduino and Zephyr need to link `image`.
 
-    All C lies in src/, where each of the four looks for sources and headers alike, and its licence with it. Returns the files written. Raises
-    DeviceError where `image` is none.
+    All C lies in src/, where each of the four looks for sources and headers alike, and its licence with it. Returns
+    the files written. Raises DeviceError where `image` is none.
     """
     runtime = (*INCLUDE.glob("*.h"), *RUNTIME_SOURCES[0].parent.glob("*.[ch]"))
     files = {f"src/{path.name}": path.read_bytes() for path in runtime}

@@ -1,31 +1,27 @@
-"""Reading int8 TFLite models, built here operator by operator, and running them in tflite-micro."""
+"""Reading int8 TFLite models: what is refused, and the benchmark's own file; test_operators.py has the operators."""
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
-from networks import write
-from tflite_model import FUSED, OP, SAME, VALID, Model, float_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from inputs import extremes
+from networks import opened
+from tflite_model import FUSED, OP, SAME, VALID, Model, float_model, schema
 from torch import nn
 
-from entropi.device import Bundle, HeadConfig, HostDevice
-from entropi.device.bundle import Preprocessing
 from entropi.export import ConversionError, UnsupportedError
+from entropi.export.flat import int8_ends, pack, parse
 from entropi.export.graph import Graph, Node
 from entropi.export.integer import KIND_NAMES
 from entropi.export.reader import from_tflite
 from entropi.export.tflite import convert
 from entropi.export.tflm import run_reference
-
-
-def open_model(model: bytes) -> HostDevice:
-    network = from_tflite(model)
-    first = network.tensors[network.input]
-    preprocessing = Preprocessing((0.0,) * first.channels, (1.0,) * first.channels, first.scale, first.zero_point)
-    return HostDevice(Bundle(Path(), write(network), {}, preprocessing), "1MiB", head=HeadConfig(2, 1))
 
 
 def test_mlperf_tinys_resnet8():
@@ -36,9 +32,9 @@ def test_mlperf_tinys_resnet8():
     made = file.read_bytes()
     kinds = [KIND_NAMES[layer.kind] for layer in from_tflite(made).layers]
     assert kinds[-3:] == ["average_pool", "conv", "softmax"] and len(kinds) == 15
-    values = np.random.default_rng(0).integers(-128, 128, (1000, 3, 32, 32)).astype(np.int8)
-    values[0], values[1] = -128, 127
-    device = open_model(made)
+    random = np.random.default_rng(0).integers(-128, 128, (1000, 3, 32, 32)).astype(np.int8)
+    values = np.concatenate([extremes((3, 32, 32)), random])
+    device = opened(from_tflite(made))
     np.testing.assert_array_equal(np.stack([device.encode(v) for v in values]), run_reference(made, values))
 
 
@@ -75,8 +71,98 @@ def test_padding_that_no_window_reads_is_refused():
 
 
 def test_a_float_model_is_refused():
-    with pytest.raises(UnsupportedError, match=r"input: an activation must be int8 .*; quantise the whole model"):
+    with pytest.raises(
+        UnsupportedError, match=r"input: an activation is float32 \[1, 4, 4, 2\] without a scale and must"
+    ):
         from_tflite(float_model())
+
+
+def changed(change) -> bytes:
+    """A model of one convolution and one linear layer after `change` of its graph and the whole."""
+    rng = np.random.default_rng(0)
+    model = Model((1, 4, 4, 2))
+    x = model.conv("conv", model.input, rng, 3, (4, 4), (1, 1), VALID)
+    content = parse(model.pack(model.fully_connected("linear", x, rng, 5)))
+    change(content.subgraphs[0], content)
+    return pack(content)
+
+
+def unchanged(graph, content) -> None:
+    """Nothing."""
+
+
+def activations(kind: int):
+    def change(graph, _) -> None:
+        for tensor in graph.tensors:
+            if b"/" not in tensor.name:
+                tensor.type = kind
+
+    return change
+
+
+def wide_bias(graph, content) -> None:
+    bias = next(t for t in graph.tensors if t.name == b"conv/bias")
+    bias.type, content.buffers[bias.buffer].data = schema.TensorType.INT64, np.zeros(24, np.uint8)
+
+
+def batch_of_two(graph, _) -> None:
+    for tensor in graph.tensors:
+        if b"/" not in tensor.name:
+            tensor.shape = [2, *tensor.shape[1:]]
+
+
+def five_axes(graph, _) -> None:
+    graph.tensors[0].shape = [1, 1, 4, 4, 2]
+
+
+def without_scale(graph, _) -> None:
+    graph.tensors[0].quantization.scale = None
+
+
+def uneven_weights(graph, _) -> None:
+    next(t for t in graph.tensors if t.name == b"conv/weights").quantization.zeroPoint = [0, 3, 0]
+
+
+def without_options(graph, _) -> None:
+    graph.operators[0].builtinOptions = None
+
+
+def no_such_tensor(graph, _) -> None:
+    graph.operators[1].inputs = [99, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (activations(schema.TensorType.INT16), r"input: an activation is int16 \[1, 4, 4, 2\] and must be int8"),
+        (activations(schema.TensorType.FLOAT32), r"linear: an activation is float32 \[1, 5\] and must be int8"),
+        (activations(schema.TensorType.FLOAT16), r"conv: an activation is float16 \[1, 1, 1, 3\] and must be int8"),
+        (wide_bias, "conv/bias: a bias of int64 is not supported; quantise activations to int8"),
+        (
+            batch_of_two,
+            r"input: an activation is int8 \[2, 4, 4, 2\] and must .*; quantise the whole model, for a batch",
+        ),
+        (five_axes, r"input: an activation is int8 \[1, 1, 4, 4, 2\] and must"),
+        (without_scale, r"input: an activation is int8 \[1, 4, 4, 2\] without a scale and must"),
+        (uneven_weights, "conv/weights: a weight zero point other than 0 is not supported; quantise weights symm"),
+        (without_options, "conv: operator CONV_2D with these tensors and options .* is not supported; convert the"),
+        (no_such_tensor, r"no TFLite model, or a damaged one \(tensor 99 of 7\); give an int8 .tflite file"),
+    ],
+)
+def test_other_ways_to_quantise_are_refused(change, says):
+    assert len(from_tflite(changed(unchanged)).layers) == 2
+    with pytest.raises(UnsupportedError, match=says):
+        from_tflite(changed(change))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=3), st.integers(0, 400))
+def test_a_damaged_file_is_read_or_refused(changes, cut):
+    made = bytearray(changed(unchanged))
+    for at, value in changes:
+        made[at % len(made)] = value
+    with suppress(UnsupportedError):
+        from_tflite(int8_ends(bytes(made[: len(made) - cut])))
 
 
 @pytest.mark.parametrize("junk", [b"", b"not a model", bytes(range(256)) * 8, float_model()[:400]])
