@@ -13,7 +13,7 @@ from entropi.host.networks.resnet8 import ResNet8
 
 
 def settled(module: nn.Module, shape: tuple[int, int, int], density: float = 1.0, seed: int = 0) -> nn.Module:
-    """`module` as training leaves it: batch norm scaled and shifted, its statistics those of 64 images of noise.
+    """`module` as training leaves it: batch norm scaled and shifted, its statistics those of 32 images of noise.
 
     `density` of the weights are kept, layer by layer more or fewer, the first layer whole; then, too, every eighth row
     of a layer with batch norm behind it is empty."""
@@ -37,7 +37,7 @@ def settled(module: nn.Module, shape: tuple[int, int, int], density: float = 1.0
         norm.bias.data.uniform_(-0.5, 0.5, generator=generator)
         norm.momentum = None  # the mean over all batches: of the one below
     with torch.no_grad():
-        module.train()(torch.randn(64, *shape, generator=generator))
+        module.train()(torch.randn(32, *shape, generator=generator))
     return module.eval()
 
 

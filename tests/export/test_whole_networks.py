@@ -58,7 +58,7 @@ def exported(tmp_path_factory) -> dict[tuple[str, float], Exported]:
     graphs = []
     for name, density in CASES:
         make, shape = NARROW[name]
-        graphs.append((from_module(settled(make(), shape, density), shape), rng.normal(size=(16, *shape))))
+        graphs.append((from_module(settled(make(), shape, density), shape), rng.normal(size=(6, *shape))))
     folder = tmp_path_factory.mktemp("whole")
     made, jobs = [], []
     for (name, density), model in zip(CASES, convert_all(graphs), strict=True):
