@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-
 from entropi.export.graph import UnsupportedError
 
 
@@ -12,11 +10,33 @@ def parse(model: bytes):
     from ai_edge_litert import schema_py_generated as schema
 
     try:
-        return schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(model, 0))
-    except (struct.error, TypeError, ValueError) as error:
+        content = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(model, 0))
+        _check_references(content)
+        return content
+    except Exception as error:  # whatever reading beyond a damaged file gives
         raise UnsupportedError(
             f"these {len(model)} bytes are no TFLite model, or a damaged one ({error}); give an int8 .tflite file"
         ) from error
+
+
+def _check_references(content) -> None:
+    """Raises ValueError where a number names no tensor, buffer or operator code, or text is none."""
+    for graph in content.subgraphs:
+        for tensor in graph.tensors:
+            tensor.name.decode()
+            _in_range("buffer", [tensor.buffer], 0, content.buffers)
+        for numbers in (graph.inputs, graph.outputs):
+            _in_range("tensor", numbers, 0, graph.tensors)
+        for op in graph.operators:
+            _in_range("operator code", [op.opcodeIndex], 0, content.operatorCodes)
+            _in_range("tensor", op.inputs, -1, graph.tensors)  # -1 stands for none
+            _in_range("tensor", op.outputs, 0, graph.tensors)
+
+
+def _in_range(what: str, numbers, least: int, among: list) -> None:
+    for number in () if numbers is None else numbers:
+        if not least <= number < len(among):
+            raise ValueError(f"{what} {number} of {len(among)}")
 
 
 def pack(model) -> bytes:

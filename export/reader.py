@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from entropi.export.flat import parse
-from entropi.export.graph import UnsupportedError
+from entropi.export.graph import MAX_CONCAT, MAX_SOFTMAX, UnsupportedError
 from entropi.export.integer import (
     ADD,
     ADD_HEADROOM_BITS,
@@ -38,8 +38,7 @@ from entropi.export.integer import (
 from entropi.export.softmax import exponentials
 from entropi.export.tables import tabulate
 
-UNARY = ("RELU", "RELU6", "RELU_N1_TO_1", "LEAKY_RELU", "ELU", "HARD_SWISH", "LOGISTIC", "TANH", "QUANTIZE")
-MAX_SOFTMAX = 256
+UNARY = ("RELU", "RELU6", "LEAKY_RELU", "ELU", "HARD_SWISH", "LOGISTIC", "TANH", "QUANTIZE")
 RESHAPING = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
 
 
@@ -64,7 +63,9 @@ class _Reader:
                 "outputs; give a model that turns one input into one output, without variables or control flow"
             )
         self.codes = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
+        self.types = {v: k.lower() for k, v in vars(schema.TensorType).items() if isinstance(v, int)}
         self.problems: list[str] = []
+        self.strange: set[int] = set()  # activations of a type or shape that no layer takes
         self.alias: dict[int, int] = {}
         self.padded: dict[int, tuple[int, tuple[int, int]]] = {}  # from PAD's output to its input, top and left
         self.flattened: dict[int, int] = {}  # from the output of a reshaped map to that map
@@ -93,15 +94,20 @@ class _Reader:
         return self.network
 
     def _operator(self, operator: str, op) -> None:
-        name = self._name(op.outputs[0])
-        if operator in UNARY:
-            self._table(op, name)
-        elif operator in RESHAPING:
-            self._reshape(op)
-        elif handler := getattr(self, f"_{operator.lower()}", None):
-            handler(op, name)
-        else:
-            self._problem(name, f"operator {operator}", "replace it by a supported one")
+        name = operator if op.outputs is None else self._name(op.outputs[0])
+        handler = getattr(self, f"_{operator.lower()}", None)
+        try:
+            if operator in UNARY:
+                self._table(op, name)
+            elif operator in RESHAPING:
+                self._reshape(op)
+            elif handler:
+                handler(op, name)
+            else:
+                self._problem(name, f"operator {operator}", "replace it by a supported one")
+        except Exception as error:  # a file may lack any part, or hold any other in its place
+            what = f"operator {operator} with these tensors and options ({type(error).__name__}: {error})"
+            self._problem(name, what, "convert the model anew")
 
     def _problem(self, name: str, what: str, remedy: str) -> None:
         self.problems.append(f"{name}: {what} is not supported; {remedy}")
@@ -132,14 +138,18 @@ class _Reader:
             return t
         if index not in self.network.tensors:
             t = self.graph.tensors[index]
-            shape = [int(n) for n in t.shape[1:]]
-            if t.type != self.schema.TensorType.INT8 or len(shape) not in (1, 3):
+            shape = [] if t.shape is None else [int(n) for n in t.shape]
+            scaled = t.quantization is not None and t.quantization.scale is not None
+            if t.type != self.schema.TensorType.INT8 or len(shape) not in (2, 4) or shape[0] != 1 or not scaled:
+                found = f"{self.types.get(t.type)} {shape}" + ("" if scaled else " without a scale")
                 self.problems.append(
-                    f"{t.name.decode()}: an activation must be int8 [1, H, W, C]; quantise the whole model"
+                    f"{self._name(index)}: an activation is {found} and must be int8 [1, H, W, C] or [1, C]; quantise "
+                    "the whole model, for a batch of one"
                 )
+                self.strange.add(index)
                 self.network.tensors[index] = Tensor(1, 1, 1, 1.0, 0)
             else:
-                height, width, channels = shape if len(shape) == 3 else (1, 1, shape[0])
+                height, width, channels = shape[1:] if len(shape) == 4 else (1, 1, shape[1])
                 q = t.quantization
                 scale, zero_point = float(q.scale[0]), int(q.zeroPoint[0])
                 self.network.tensors[index] = Tensor(channels, height, width, scale, zero_point, self._name(index))
@@ -215,6 +225,10 @@ class _Reader:
         scales = np.asarray(kernel.quantization.scale, np.float32).astype(float)
         real = np.broadcast_to(a.scale * scales / b.scale, len(weight))
         has_bias = len(op.inputs) > 2 and op.inputs[2] >= 0
+        if has_bias and self.graph.tensors[op.inputs[2]].type != self.schema.TensorType.INT32:
+            kind = self.types[self.graph.tensors[op.inputs[2]].type]
+            self._problem(self._name(op.inputs[2]), f"a bias of {kind}", "quantise activations to int8")
+            return
         layer = Layer(
             CONV, name, low=low, high=high, weight=weight, scales=tuple(quantise_multiplier(r) for r in real),
             bias=self._data(op.inputs[2], np.int32) if has_bias else np.zeros(len(weight), np.int32),
@@ -256,9 +270,9 @@ class _Reader:
         source = self.flattened.get(self._source(op.inputs[0]), self._source(op.inputs[0]))
         t = self._tensor(source)
         if weight.shape[1] != t.channels * t.height * t.width:
-            self._problem(
-                name, f"FULLY_CONNECTED over the last axis of a {t.height}x{t.width} map", "use a 1x1 CONV_2D"
-            )
+            if source not in self.strange:
+                what = f"FULLY_CONNECTED over the last axis of a {t.height}x{t.width} map"
+                self._problem(name, what, "use a 1x1 CONV_2D")
             return
         weight = weight.reshape(-1, t.height, t.width, t.channels).transpose(0, 3, 1, 2)
         self._convolution(op, weight, {"inputs": (source,), "output": int(op.outputs[0]), "kernel": weight.shape[2:]})
@@ -293,6 +307,9 @@ class _Reader:
         axis = op.builtinOptions.axis % len(self.graph.tensors[op.outputs[0]].shape)
         if axis != len(self.graph.tensors[op.outputs[0]].shape) - 1 or any(map(self._constant, op.inputs)):
             self._problem(name, f"CONCATENATION along axis {axis} or with a constant", "concatenate channels")
+        elif len(parts) > MAX_CONCAT:
+            what = f"CONCATENATION of {len(parts)} tensors, more than tflite-micro's {MAX_CONCAT},"
+            self._problem(name, what, "concatenate in several steps")
         elif any((t.scale, t.zero_point) != (out.scale, out.zero_point) for t in parts):
             self._problem(name, "CONCATENATION of tensors with other scales than the result's", "requantise before it")
         else:

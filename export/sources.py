@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
+from importlib.metadata import distribution, version
 from pathlib import Path
 
 from entropi.device.files import write_atomically
@@ -15,13 +15,14 @@ TEMPLATES = Path(__file__).resolve().parent / "templates"
 def write_sources(out: Path, image: bytes) -> list[Path]:
     """Write into the bundle's folder `out` what CMake, PlatformIO, Arduino and Zephyr need to link `image`.
 
-    All C lies in src/, where each of the four looks for sources and headers alike. Returns the files written. Raises
-    DeviceError where `image` is none.
+    All C lies in src/, where each of the four looks for sources and headers alike, and its licence with it. Returns
+    the files written. Raises DeviceError where `image` is none.
     """
     runtime = (*INCLUDE.glob("*.h"), *RUNTIME_SOURCES[0].parent.glob("*.[ch]"))
     files = {f"src/{path.name}": path.read_bytes() for path in runtime}
     files["src/entropi_image.c"] = c_source(image).encode()
     files["src/entropi_image.h"] = c_header(image).encode()
+    files["src/LICENSE"] = distribution("entropi").read_text("licenses/LICENSE").encode()
     sources = "\n".join(f"  {name}" for name in sorted(files) if name.endswith(".c"))
     for path in TEMPLATES.rglob("*.*"):
         text = path.read_text().replace("@VERSION@", version("entropi")).replace("@SOURCES@", sources)

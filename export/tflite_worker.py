@@ -1,4 +1,5 @@
-"""Runs in a process of its own: graph.json + weights.safetensors + calibration.npy -> encoder_int8.tflite."""
+"""Runs in a process of its own: graph.json + weights.safetensors + calibration.npy -> encoder_int8.tflite, in each
+folder."""
 
 from __future__ import annotations
 
@@ -56,14 +57,14 @@ class Network(tf.Module):
     def average_pool(self, node, x):
         return tf.nn.avg_pool2d(self._pad(node, x), node["kernel"], node["stride"], "VALID", name=_scope(node))
 
-    def add(self, node, a, b):
-        return tf.add(a, b, name=_scope(node))
+    def add(self, node, a, b=None):
+        return tf.add(a, node["constant"] if b is None else b, name=_scope(node))
 
     def sub(self, node, a, b):
         return tf.subtract(a, b, name=_scope(node))
 
-    def mul(self, node, a, b):
-        return tf.multiply(a, b, name=_scope(node))
+    def mul(self, node, a, b=None):
+        return tf.multiply(a, node["constant"] if b is None else b, name=_scope(node))
 
     def concat(self, node, *parts):
         return tf.concat(parts, 3, name=_scope(node))
@@ -93,6 +94,9 @@ class Network(tf.Module):
     def tanh(self, node, x):
         return tf.tanh(x, name=_scope(node))
 
+    def softmax(self, node, x):
+        return tf.nn.softmax(x, name=_scope(node))
+
     def mean(self, node, x):
         return tf.reduce_mean(x, [1, 2], keepdims=True, name=_scope(node))
 
@@ -112,4 +116,5 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    for argument in sys.argv[1:]:
+        main(Path(argument))

@@ -1,4 +1,5 @@
-"""Runs in a process of its own: model.tflite + inputs.npy (int8 NHWC) + tensors.json -> found.npz by tflite-micro.
+"""Runs in a process of its own: model.tflite + inputs.npy (int8 NHWC) + tensors.json -> found.npz by tflite-micro, in
+each folder.
 
 found.npz holds `outputs`, int8 [N, F], and under its number every tensor that tensors.json lists. Without inputs.npy it
 prints what the arena holds."""
@@ -40,4 +41,5 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    for argument in sys.argv[1:]:
+        main(Path(argument))

@@ -26,14 +26,15 @@ def _reason(printed: str) -> str:
     return " | ".join(message[:1] + message[1:][-1:] + said[-1:])
 
 
-def run_worker(module: str, folder: Path) -> str:
-    """Run `module`, a file of this folder, on `folder`, which holds what it reads and where it writes; what it printed.
+def run_worker(module: str, *folders: Path) -> str:
+    """Run `module`, a file of this folder, on each of `folders`, which hold what it reads and where it writes; what it
+    printed.
 
     Raises ConversionError."""
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"}
     # By path, so that the process does not import this package and torch with it; -P keeps this folder off sys.path.
     worker = Path(__file__).with_name(f"{module}.py")
-    done = subprocess.run([sys.executable, "-P", worker, folder], capture_output=True, text=True, env=environment)
+    done = subprocess.run([sys.executable, "-P", worker, *folders], capture_output=True, text=True, env=environment)
     if done.returncode:
         what = f"signal {-done.returncode}" if done.returncode < 0 else f"exit status {done.returncode}"
         raise ConversionError(f"{module} ended with {what}: {_reason(done.stderr.strip())}")

@@ -22,7 +22,7 @@ from rich.text import Text
 from entropi.device import Bundle, BundleError, DeviceError, HostDevice, describe, measure
 from entropi.device.bundle import GOLDEN, IMAGE, REPORT
 from entropi.export import ConversionError, UnsupportedError
-from entropi.export.encoder import TFLITE
+from entropi.export.encoder import ONNX, ONNX_INT8, TFLITE, normalise
 from entropi.export.fidelity import cosine
 from entropi.export.onnx import TOLERANCE, run_onnx
 from entropi.export.reader import from_tflite
@@ -33,7 +33,6 @@ from entropi.host.layers import HEAD, open_encoder
 from entropi.host.progress import Progress
 from entropi.host.tables import table
 
-ONNX, QDQ = "encoder.onnx", "encoder_int8.onnx"
 FEATURES = "features"
 TFLITE_MICRO, LITERT_REFERENCE, HOST = "tflite-micro", "LiteRT's reference kernels", "C on this host"
 
@@ -169,9 +168,8 @@ def _floats(bundle: Bundle, arrays: Mapping[str, np.ndarray]) -> Iterator[Findin
     same = (p(images) == arrays["input"]).all()
     yield Finding("preprocessing", REPORT, EQUAL if same else DIFFERS, layer="" if same else "input")
 
-    column = (-1, 1, 1)
-    inputs = ((images / 255 - np.reshape(p.mean, column)) / np.reshape(p.std, column)).astype(np.float32)
-    for file, judge in ((ONNX, _close), (QDQ, _cosine)):
+    inputs = normalise(images, p.mean, p.std)
+    for file, judge in ((ONNX, _close), (ONNX_INT8, _cosine)):
         if not (bundle.folder / file).is_file():
             yield Finding("ONNX Runtime", file, FAILED, MISSING)
             continue

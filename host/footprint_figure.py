@@ -37,12 +37,14 @@ def draw(content: dict) -> Figure:
     _bars(work, [layer["instructions"] for layer in layers], guesses, colours)
     stored.set_yticks(range(len(layers)), [_label(layer) for layer in layers], fontsize=7.5)
     stored.set_ylim(len(layers) - 0.4, -0.6)
-    sizes = content["sizes"]
-    beside = f", dense int8 TFLite {sizes['tflite']:,}" if "tflite" in sizes else ""
-    stored.set_title(f"{sizes['image']:,} bytes of image{beside}", loc="left", fontsize=9)
+    bundle = content["bundle"]
+    title = f"{bundle['image_bytes']:,} bytes of image"
+    if "tflite_bytes" in bundle:
+        title += f", dense TFLite {bundle['tflite_bytes']:,}, gzip {bundle['tflite_gzip_bytes']:,}"
+    stored.set_title(title, loc="left", fontsize=9)
     total = sum(layer["instructions"] for layer in layers)
     work.set_title(f"{total:,} instructions an image on {content['footprint']['core']}", loc="left", fontsize=9)
-    figure.suptitle(f"{content['bundle']['name']}, layer by layer", x=0.01, ha="left", fontsize=11.5)
+    figure.suptitle(f"{bundle['name']}, layer by layer", x=0.01, ha="left", fontsize=11.5)
     figure.legend(handles=_legend(layers), loc="outside lower left", ncols=6, frameon=False, fontsize=8)
     return figure
 

@@ -3,7 +3,6 @@ them beside their dense file; then what a board was measured to need."""
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -11,7 +10,6 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from entropi.device import Bundle, Device
-from entropi.export.encoder import TFLITE
 from entropi.firmware_sim import Simulator
 from entropi.host.costs import costs, predict, records
 from entropi.host.networks.cost import TABLE_2_BATCH, TABLE_2_CLASSES, table_2
@@ -50,7 +48,6 @@ def report(bundle: Bundle, board: str = "nucleo-f446re", budget: int | str = "48
     return {
         "bundle": bundle.report,
         "layers": layers(bundle, measured, predict(bundle.image, bundle.report["layers"], core)),
-        "sizes": sizes(bundle),
         "prediction_errors": costs()["cores"].get(core, {}).get("errors", {}),
         "table_2": [asdict(row) for row in table_2()],
         "table_2_rules": TABLE_2_RULES,
@@ -76,16 +73,6 @@ def layers(bundle: Bundle, measured: Sequence[int], predicted: Sequence[int | No
             found, records(bundle.image, found), measured, predicted, strict=True
         )
     ]
-
-
-def sizes(bundle: Bundle) -> dict[str, int]:
-    """Bytes of the image, and of the dense int8 .tflite file as it is and as gzip -9 packs it, where there is one."""
-    path = bundle.folder / TFLITE
-    found = {"image": len(bundle.image)}
-    if path.is_file():
-        dense = path.read_bytes()
-        found |= {"tflite": len(dense), "tflite_gzip": len(gzip.compress(dense, 9, mtime=0))}
-    return found
 
 
 def render(content: dict) -> RenderableType:
@@ -154,19 +141,19 @@ def _work(content: dict) -> RenderableType:
 
 
 def _totals(content: dict) -> RenderableType:
-    layers, sizes = content["layers"], content["sizes"]
+    layers, bundle = content["layers"], content["bundle"]
 
     def total(name: str) -> int:
         return sum(layer[name] or 0 for layer in layers)
 
     weights, bound = total("weight_bytes"), total("bound")
     lines = [
-        ("device image, bytes", f"{sizes['image']:,}"),
+        ("device image, bytes", f"{bundle['image_bytes']:,}"),
         ("  of it weights", f"{weights:,}" + (f", {weights / bound:.2f} x Shannon's bound" if bound else "")),
     ]
-    for name, title in (("tflite", "dense int8 TFLite file, bytes"), ("tflite_gzip", "  packed with gzip -9")):
-        if name in sizes:
-            lines.append((title, f"{sizes[name]:,}, {sizes[name] / sizes['image']:.1f} x the image"))
+    dense = {"tflite_bytes": "dense int8 TFLite file, bytes", "tflite_gzip_bytes": "  packed with gzip -9"}
+    for name in filter(bundle.__contains__, dense):
+        lines.append((dense[name], f"{bundle[name]:,}, {bundle[name] / bundle['image_bytes']:.1f} x the image"))
     lines += [
         ("weights kept", f"{total('nonzeros'):,} of {total('weights'):,}"),
         ("MACs an image", f"{total('macs'):,} of {total('dense_macs'):,}"),
@@ -176,7 +163,6 @@ def _totals(content: dict) -> RenderableType:
         error = content["prediction_errors"]["networks held out"]
         off = f"; of random networks, off by {error['whole network']:.1%} at most"
         lines.append(("  predicted", f"{total('predicted_instructions'):,}{off}"))
-    bundle = content["bundle"]
     if "activations" in bundle:
         lines += _activations(bundle["activations"], bundle["removed"])
     return table(f"{bundle['name']} in all", ("", ""), lines)

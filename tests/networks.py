@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from entropi.device import Bundle, HeadConfig, HostDevice
 from entropi.device.bundle import Preprocessing
 from entropi.export.graph import Graph
-from entropi.export.image import Centering, write_image
+from entropi.export.image import Centering, Optimize, write_image
 from entropi.export.integer import (
     ADD,
     AVERAGE_POOL,
@@ -106,10 +106,10 @@ def conv_layer(
     return Layer(CONV, f"conv{number}", inputs, number, -128, 127, kernel, stride, pad, **fields)
 
 
-def write(network: Network) -> bytes:
+def write(network: Network, optimize: Optimize = "size") -> bytes:
     """The network's image, its features not centred."""
     out = network.tensors[network.output]
-    return write_image(network, Centering(np.zeros(out.channels * out.height * out.width, np.int8), 0.01))[0]
+    return write_image(network, Centering(np.zeros(out.channels * out.height * out.width, np.int8), 0.01), optimize)[0]
 
 
 def residual_network(seed: int, channels: int = 6, size: int = 9, density: float = 0.3) -> Network:
@@ -159,9 +159,9 @@ def residual_network(seed: int, channels: int = 6, size: int = 9, density: float
     return Network(t, 0, 13, layers)
 
 
-def opened(network: Network) -> HostDevice:
+def opened(network: Network, optimize: Optimize = "size") -> HostDevice:
     """The runtime with the network in it."""
-    bundle = Bundle(Path(), write(network), {}, Preprocessing((0.0,), (1.0,), 1.0, 0))
+    bundle = Bundle(Path(), write(network, optimize), {}, Preprocessing((0.0,), (1.0,), 1.0, 0))
     return HostDevice(bundle, "1MiB", head=HeadConfig(2, 1))
 
 

@@ -46,6 +46,19 @@ class Model:
     def shape(self, index: int) -> list[int]:
         return self.graph.tensors[index].shape
 
+    def quantization(self, index: int) -> dict:
+        """Scale and zero point of an activation, as `tensor` takes them."""
+        q = self.graph.tensors[index].quantization
+        return {} if q is None else {"scale": tuple(q.scale), "zero_point": q.zeroPoint[0]}
+
+    def some(self, rng) -> dict:
+        """Any scale and zero point for an activation."""
+        return {"scale": (float(rng.uniform(0.025, 0.1)),), "zero_point": int(rng.integers(-128, 100))}
+
+    def bias(self, name, source, scales, values) -> int:
+        real = np.asarray(scales, np.float32) * np.float32(self.quantization(source)["scale"][0])
+        return self.tensor(name, values.shape, INT32, real, data=values.astype(np.int32))
+
     def op(self, code, inputs, output, options=None, kind=OPTIONS.NONE) -> int:
         entry = schema.OperatorCodeT()
         entry.builtinCode, entry.deprecatedBuiltinCode, entry.version = code, min(code, 127), 3 if code == 3 else 2
@@ -56,12 +69,16 @@ class Model:
         self.graph.operators.append(node)
         return output
 
-    def pad(self, name, source, pads) -> int:
-        """`pads` is [[before, after]] for batch, height, width and channels."""
+    def pad(self, name, source, pads, explicit=False) -> int:
+        """`pads` is [[before, after]] for batch, height, width and channels; `explicit` names the value, as PADV2
+        does."""
         shape = [n + sum(p) for n, p in zip(self.shape(source), pads, strict=True)]
         amounts = self.tensor(name + "/pads", (4, 2), INT32, None, data=np.array(pads, np.int32))
-        zero_point = self.graph.tensors[source].quantization.zeroPoint[0]
-        out = self.tensor(name, shape, zero_point=zero_point)
+        like = self.quantization(source)
+        out = self.tensor(name, shape, **like)
+        if explicit:
+            zero = self.tensor(name + "/zero", (1,), **like, data=np.array([like["zero_point"]], np.int8))
+            return self.op(OP.PADV2, (source, amounts, zero), out, schema.PadV2OptionsT(), OPTIONS.PadV2Options)
         return self.op(OP.PAD, (source, amounts), out, schema.PadOptionsT(), OPTIONS.PadOptions)
 
     def conv(
@@ -73,15 +90,13 @@ class Model:
         fan_in = np.prod(shape[1:])
         scales = rng.uniform(0.4, 1.2, channels).astype(np.float32) / (60 * np.sqrt(fan_in))
         if kind == FLOAT32:
-            weights, bias = rng.normal(0, 1, shape).astype(np.float32), np.zeros(channels, np.float32)
+            w = self.tensor(name + "/weights", shape, kind, data=rng.normal(0, 1, shape).astype(np.float32))
+            b = self.tensor(name + "/bias", (channels,), kind, data=np.zeros(channels, np.float32))
         else:
             weights = rng.integers(-127, 128, shape).astype(np.int8)
-            bias = rng.integers(-9000, 9000, channels).astype(np.int32)
-        w = self.tensor(name + "/weights", shape, kind, scales, data=weights)
-        b = self.tensor(
-            name + "/bias", (channels,), INT32 if kind == INT8 else FLOAT32, (scales * np.float32(0.05)), data=bias
-        )
-        out = self.tensor(name, (1, *sizes, channels), kind, zero_point=int(rng.integers(-128, 100)))
+            w = self.tensor(name + "/weights", shape, kind, scales, data=weights)
+            b = self.bias(name + "/bias", source, scales, rng.integers(-9000, 9000, channels))
+        out = self.tensor(name, (1, *sizes, channels), kind, **self.some(rng))
         o = schema.Conv2DOptionsT()
         o.padding, (o.strideH, o.strideW), o.fusedActivationFunction = padding, stride, fused
         o.dilationHFactor = o.dilationWFactor = dilation
@@ -94,9 +109,8 @@ class Model:
         scales = rng.uniform(0.4, 1.2, channels).astype(np.float32) / (60 * np.sqrt(np.prod(kernel)))
         data = rng.integers(-127, 128, (1, *kernel, channels)).astype(np.int8)
         w = self.tensor(name + "/weights", data.shape, INT8, scales, data=data, axis=3)
-        bias = rng.integers(-900, 900, channels).astype(np.int32)
-        b = self.tensor(name + "/bias", (channels,), INT32, scales * np.float32(0.05), data=bias)
-        out = self.tensor(name, (1, *sizes, channels), zero_point=int(rng.integers(-128, 100)))
+        b = self.bias(name + "/bias", source, scales, rng.integers(-900, 900, channels))
+        out = self.tensor(name, (1, *sizes, channels), **self.some(rng))
         o = schema.DepthwiseConv2DOptionsT()
         o.padding, (o.strideH, o.strideW), o.depthMultiplier = padding, stride, multiplier
         o.dilationHFactor = o.dilationWFactor = dilation
@@ -109,11 +123,10 @@ class Model:
             name + "/weights", (features, width), INT8, scale,
             data=rng.integers(-127, 128, (features, width)).astype(np.int8),
         )  # fmt: skip
-        values = rng.integers(-900, 900, features).astype(np.int32)
-        b = self.tensor(name + "/bias", (features,), INT32, (scale[0] * np.float32(0.05),), data=values) if bias else -1
+        b = self.bias(name + "/bias", source, scale, rng.integers(-900, 900, features)) if bias else -1
         o = schema.FullyConnectedOptionsT()
         o.fusedActivationFunction = fused
-        out = self.tensor(name, (1, features), zero_point=int(rng.integers(-128, 100)))
+        out = self.tensor(name, (1, features), **self.some(rng))
         return self.op(OP.FULLY_CONNECTED, (source, w, b), out, o, OPTIONS.FullyConnectedOptions)
 
     def pool(self, name, source, kernel, stride, padding, code=OP.MAX_POOL_2D, fused=FUSED.NONE) -> int:
@@ -121,9 +134,8 @@ class Model:
         o = schema.Pool2DOptionsT()
         o.padding, (o.strideH, o.strideW), (o.filterHeight, o.filterWidth) = padding, stride, kernel
         o.fusedActivationFunction = fused
-        zero_point = self.graph.tensors[source].quantization.zeroPoint[0]
         shape = (1, *windows((height, width), kernel, stride, padding), depth)
-        out = self.tensor(name, shape, zero_point=zero_point)
+        out = self.tensor(name, shape, **self.quantization(source))
         return self.op(code, (source,), out, o, OPTIONS.Pool2DOptions)
 
     def unary(self, name, code, source, scale=0.05, zero_point=0) -> int:
@@ -137,23 +149,21 @@ class Model:
         kind = {OP.ADD: "Add", OP.SUB: "Sub", OP.MUL: "Mul"}[code]
         o = getattr(schema, f"{kind}OptionsT")()
         o.fusedActivationFunction = fused
-        scale = (float(rng.uniform(0.02, 0.2)),)
-        out = self.tensor(name, shape, scale=scale, zero_point=int(rng.integers(-128, 100)))
+        out = self.tensor(name, shape, **self.some(rng))
         return self.op(code, (a, b), out, o, getattr(OPTIONS, f"{kind}Options"))
 
     def concat(self, name, sources) -> int:
         shape = [*self.shape(sources[0])[:3], sum(self.shape(source)[3] for source in sources)]
         o = schema.ConcatenationOptionsT()
         o.axis = 3
-        zero_point = self.graph.tensors[sources[0]].quantization.zeroPoint[0]
-        out = self.tensor(name, shape, zero_point=zero_point)
+        out = self.tensor(name, shape, **self.quantization(sources[0]))
         return self.op(OP.CONCATENATION, sources, out, o, OPTIONS.ConcatenationOptions)
 
-    def mean(self, name, source, axes, shape) -> int:
+    def mean(self, name, source, axes, shape, **quantization) -> int:
         wanted = self.tensor(name + "/axes", (len(axes),), INT32, None, data=np.array(axes, np.int32))
         o = schema.ReducerOptionsT()
-        o.keepDims = True
-        return self.op(OP.MEAN, (source, wanted), self.tensor(name, shape), o, OPTIONS.ReducerOptions)
+        o.keepDims = len(shape) == 4
+        return self.op(OP.MEAN, (source, wanted), self.tensor(name, shape, **quantization), o, OPTIONS.ReducerOptions)
 
     def add(self, name, a, b, fused=FUSED.NONE) -> int:
         o = schema.AddOptionsT()

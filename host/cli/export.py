@@ -192,6 +192,7 @@ def _export_table(content: dict) -> RenderableType:
     checks = content["checks"]
     lines = [
         ("device image", f"{content['image_bytes']:,} bytes"),
+        ("dense int8 TFLite file", f"{content['tflite_bytes']:,} bytes, with gzip {content['tflite_gzip_bytes']:,}"),
         ("weights kept", f"{content['nonzeros']:,} of {content['weights']:,} that can meet data"),
         ("multiply-accumulates an image", f"{content['macs']:,} (dense: {content['dense_macs']:,})"),
         ("equal to tflite-micro byte for byte", f"{checks['tflite_micro_images_equal_byte_for_byte']} images"),

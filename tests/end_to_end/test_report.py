@@ -36,10 +36,12 @@ def test_layers_add_up(content):
 
 
 def test_sizes_are_those_of_the_files(bundle, content):
+    """In report.json, and so in what `entropi report --json` prints."""
     dense = (bundle.folder / "encoder_int8.tflite").read_bytes()
-    assert content["sizes"]["image"] == (bundle.folder / "encoder.entropi").stat().st_size
-    assert content["sizes"]["tflite"] == len(dense)
-    assert content["sizes"]["tflite_gzip"] == pytest.approx(len(gzip.compress(dense, 9)), abs=100)
+    for sizes in (bundle.report, content["bundle"]):
+        assert sizes["image_bytes"] == (bundle.folder / "encoder.entropi").stat().st_size
+        assert sizes["tflite_bytes"] == len(dense)
+        assert sizes["tflite_gzip_bytes"] == pytest.approx(len(gzip.compress(dense, 9)), abs=100)
 
 
 def test_text_is_whole_at_80_columns(content):
@@ -49,14 +51,14 @@ def test_text_is_whole_at_80_columns(content):
     assert "…" not in shown
     for layer in content["layers"]:
         assert f"{layer['instructions']:,}" in shown and f"{layer['predicted_instructions']:,}" in shown
-    for size in content["sizes"].values():
-        assert f"{size:,}" in shown
+    for name in ("image_bytes", "tflite_bytes", "tflite_gzip_bytes"):
+        assert f"{content['bundle'][name]:,}" in shown
     assert json.loads(json.dumps(content))["layers"] == content["layers"]
 
 
 def test_an_encoder_of_pixels(small_demo):
     content = report(Bundle.open(small_demo.folder / "build" / "pixels"))
-    assert content["layers"] == [] and list(content["sizes"]) == ["image"]
+    assert content["layers"] == [] and "tflite_bytes" not in content["bundle"]
     Console(width=80, file=StringIO()).print(render(content))
     draw(content)
 
@@ -69,7 +71,7 @@ def test_picture(content, tmp_path, repeats):
     figure.draw_without_rendering()
     stored, work = figure.axes
     names = stored.get_yticklabels()
-    for text in (*names, *stored.texts, *work.texts, *figure.legends[0].texts):
+    for text in (*names, *stored.texts, *work.texts, stored.title, *figure.legends[0].texts):
         box = text.get_window_extent()
         assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1, text.get_text()
     for axes in (stored, work):

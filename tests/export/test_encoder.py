@@ -57,7 +57,7 @@ def test_the_folder_holds_what_it_should_and_nothing_half_written(bundle):
 
 
 def test_onnx_runtime_gives_torchs_features(bundle, source, further):
-    inputs = encoder._normalise(further, source.mean, source.std)
+    inputs = encoder.normalise(further, source.mean, source.std)
     with torch.no_grad():
         features = source.encoder().eval()(torch.from_numpy(inputs)).numpy()
     path = bundle.folder / "encoder.onnx"

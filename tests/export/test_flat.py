@@ -5,10 +5,11 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from tflite_model import FLOAT32, OP, SAME, Model, float_model, schema
 
+from entropi.device.bundle import Preprocessing
 from entropi.export import UnsupportedError
 from entropi.export.flat import int8_ends, pack, parse
 from entropi.export.reader import from_tflite
-from entropi.export.tflm import run_reference
+from entropi.export.tflm import Job, run_jobs, run_reference
 
 UINT8 = schema.TensorType.UINT8
 
@@ -21,7 +22,7 @@ def with_ends(kind: int) -> bytes:
     outer = model.tensor("outer", (1, 5, 4, 3), kind, zero_point=125)
     model.op(OP.QUANTIZE, (outer,), inner)
     x = model.conv("conv", inner, rng, 4, (3, 3), (2, 2), SAME)
-    last = model.tensor("last", model.shape(x), kind, zero_point=128)
+    last = model.tensor("last", model.shape(x), kind, model.quantization(x)["scale"], 128)
     model.op(OP.DEQUANTIZE if kind == FLOAT32 else OP.QUANTIZE, (x,), last)
     model.input = outer
     return model.pack(last)
@@ -51,6 +52,30 @@ def test_the_ends_are_taken_off_and_the_middle_is_the_same(kind):
             np.testing.assert_allclose(found, expected, rtol=1e-6)
         else:
             np.testing.assert_array_equal(found.astype(int), features.astype(int) - last.zero_point + 128)
+
+
+def test_pixels_become_what_quantize_makes_of_them():
+    """All 256 shades, where a float32 input was. tflite-micro rounds float32 half away from zero, we float64 half up:
+    one step apart at most, and only where float32 cannot tell a half from what is beside it."""
+    rng = np.random.default_rng(2)
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16)
+    jobs, ours, exact = [], [], []
+    for case in range(40):
+        mean, std, zero_point = rng.uniform(0.1, 0.6), rng.uniform(0.1, 0.5), int(rng.integers(-128, 100))
+        # Every fourth has shades that lie on halves.
+        scale = 2 / (255 * std) if case % 4 == 0 else rng.uniform(0.005, 0.05)
+        mean = 10 / 255 if case % 4 == 0 else mean
+        model = Model((1, 16, 16, 1), kind=FLOAT32)
+        inner = model.tensor("inner", (1, 16, 16, 1), scale=(scale,), zero_point=zero_point)
+        made = model.pack(model.op(OP.QUANTIZE, (model.input,), inner))
+        jobs.append(Job(made, ((levels / 255 - mean) / std).astype(np.float32)))
+        scale = float(np.float32(scale))
+        ours.append(Preprocessing((mean,), (std,), scale, zero_point)(levels).ravel().astype(int))
+        exact.append(((np.arange(256) / 255 - mean) / std / scale).ravel())
+    theirs = np.stack([result.outputs[0] for result in run_jobs(jobs)]).astype(int)
+    apart, exact = np.abs(np.stack(ours) - theirs), np.stack(exact)
+    assert apart.max() == 1, "without a half nothing is tested"
+    assert (np.abs(exact - np.floor(exact) - 0.5)[apart > 0] < 1e-4).all()
 
 
 def test_a_model_with_int8_ends_stays_as_it_is():

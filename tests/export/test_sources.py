@@ -261,10 +261,18 @@ def test_the_arena_macro_is_what_the_runtime_measures(image, macros, classes, ba
 
 def test_the_c_is_the_runtimes(folder):
     originals = [*INCLUDE.iterdir(), *RUNTIME_SOURCES[0].parent.iterdir()]
-    names = {path.name for path in originals} | {"entropi_image.c", "entropi_image.h"}
+    names = {path.name for path in originals} | {"entropi_image.c", "entropi_image.h", "LICENSE"}
     assert {path.name for path in (folder / "src").iterdir()} == names
     for path in originals:
         assert (folder / "src" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_the_licence_is_the_projects(folder):
+    text = (folder / "src" / "LICENSE").read_text()
+    assert text == (Path(__file__).resolve().parents[2] / "LICENSE").read_text()
+    assert "Apache License" in text and "Version 2.0" in text
+    assert json.loads((folder / "library.json").read_text())["license"] == "Apache-2.0"
+    assert "license=Apache-2.0" in (folder / "library.properties").read_text().splitlines()
 
 
 def test_the_platformio_manifest_names_what_there_is(folder):
@@ -279,7 +287,7 @@ def test_the_arduino_manifest_has_every_field_of_the_specification(folder):
     lines = (folder / "library.properties").read_text().splitlines()
     properties = dict(line.split("=", 1) for line in lines)
     required = {"name", "version", "author", "maintainer", "sentence", "paragraph", "category", "url", "architectures"}
-    assert set(properties) == required | {"includes"} and len(properties) == len(lines)
+    assert set(properties) == required | {"includes", "license"} and len(properties) == len(lines)
     assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,62}", properties["name"])
     assert properties["version"] == version("entropi") and properties["category"] == "Data Processing"
     assert all((folder / "src" / name).is_file() for name in properties["includes"].split(","))
