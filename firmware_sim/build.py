@@ -30,6 +30,7 @@ arena_bytes = {arena};
 frame_bytes = {frame};
 feature_bytes = {features};
 stack_minimum = {stack};
+slot_bytes = {slot};
 INCLUDE "{layout}"
 """
 OVERFLOW = re.compile(r"will not fit in region '(\w+)': overflowed by (\d+) bytes")
@@ -39,38 +40,46 @@ OVERFLOW = re.compile(r"will not fit in region '(\w+)': overflowed by (\d+) byte
 class Firmware:
     """A linked firmware.
 
-    `flash` and `ram` hold bytes by section; in `ram`, stack is all that the rest leaves free. `symbols` holds the
-    address of every function and object, the Thumb bit cleared.
+    `flash` and `ram` hold bytes by section; in `ram`, stack is all that the rest leaves free. `slots` are the bytes at
+    the end of flash that keep learned heads, 0 where there are none. `symbols` holds the address of every function and
+    object, the Thumb bit cleared.
     """
 
     board: Board
     elf: bytes = field(repr=False)
     flash: dict[str, int]
     ram: dict[str, int]
+    slots: int
     symbols: dict[str, int] = field(repr=False)
 
 
-def build_firmware(image: bytes, board: Board, arena_bytes: int, input_bytes: int, feature_bytes: int) -> Firmware:
+def build_firmware(
+    image: bytes, board: Board, arena_bytes: int, input_bytes: int, feature_bytes: int, record_bytes: int = 0
+) -> Firmware:
     """Compile (once a core) and link the runtime, the main loop and an image.
 
     arena_bytes, input_bytes and feature_bytes are what the firmware's arena, its frame buffer and its buffer of
-    features have to hold. Raises BoardError with needed, given and missing bytes where flash or RAM is too small,
-    ToolchainError where the compiler fails.
+    features have to hold; record_bytes is what a stored head takes. The store's two slots, of whole pages, are the end
+    of flash; there are none where the firmware needs those bytes, or the board's file tells no pages. Raises
+    BoardError with needed, given and missing bytes where flash or RAM is too small, ToolchainError where the compiler
+    fails.
     """
     frame = max(NUMBER_BYTES + max(input_bytes, feature_bytes), COMMAND_BYTES)
     if frame > FRAME_LIMIT:
         raise BoardError(f"a frame of {frame} bytes exceeds {FRAME_LIMIT}; export with a smaller input")
     sizes = {"arena": arena_bytes, "frame": frame, "features": feature_bytes, "stack": STACK_MINIMUM}
-    return link(board, [compile_object(CORES[board.core], source) for source in SOURCES], image, sizes)
+    slot = -(-record_bytes // board.flash_page) * board.flash_page if board.flash_page else 0
+    return link(board, [compile_object(CORES[board.core], source) for source in SOURCES], image, sizes, slot)
 
 
-def link(board: Board, objects: list[Path], image: bytes, sizes: dict[str, int]) -> Firmware:
-    """Link any objects as firmware for a board; sizes are bytes of arena, frame, features and least stack."""
+def link(board: Board, objects: list[Path], image: bytes, sizes: dict[str, int], slot_bytes: int = 0) -> Firmware:
+    """Link any objects as firmware for a board; sizes are bytes of arena, frame, features and least stack, slot_bytes
+    those of one slot of the store."""
     with tempfile.TemporaryDirectory(prefix="entropi-") as name:
         folder = Path(name)
         script = folder / "board.ld"
         memories = {"flash": board.flash, "ram": board.ram}
-        script.write_text(LINKER_SCRIPT.format(**memories, **sizes, layout=FIRMWARE / "link.ld"))
+        script.write_text(LINKER_SCRIPT.format(**memories, **sizes, slot=slot_bytes, layout=FIRMWARE / "link.ld"))
         try:
             elf = link_firmware(CORES[board.core], objects, image, FIRMWARE / "image.S", script, folder)
         except ToolchainError as error:
@@ -111,4 +120,4 @@ def inspect(board: Board, elf: bytes) -> Firmware:
         for s in table.iter_symbols()
         if s["st_info"]["type"] != "STT_FILE" and s.name and not s.name.startswith("$")
     }
-    return Firmware(board, elf, flash, ram, symbols)
+    return Firmware(board, elf, flash, ram, symbols["slots_end"] - symbols["slots_start"], symbols)
