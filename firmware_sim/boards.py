@@ -120,7 +120,7 @@ def read_board(path: Path) -> Board:
     page, unit = (table["flash"].get(key) for key in ("page", "unit"))
     if (page, unit) != (None, None):
         remedy = f"give the bytes that one program writes, {', '.join(map(str, FLASH_UNITS))}"
-        check(unit in FLASH_UNITS, "flash.unit", unit, remedy)
+        check(type(unit) is int and unit in FLASH_UNITS, "flash.unit", unit, remedy)
         number("flash.page", page, "give the bytes of the last page, a multiple of 32", 32, 32)
         check(flash.length % page == 0, "flash.page", page, "flash.length must be a multiple of it")
     return Board(

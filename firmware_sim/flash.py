@@ -16,6 +16,7 @@ A command is over when the write to its register is: waiting for flash costs tim
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from unicorn import Uc
@@ -119,7 +120,7 @@ class Controller:
     `on_cut` is called with the PowerCut when the power fails.
     """
 
-    def __init__(self, uc: Uc, flash: Flash, origin: int, on_cut):
+    def __init__(self, uc: Uc, flash: Flash, origin: int, on_cut: Callable[[PowerCut], None]):
         self._flash, self._origin, self._on_cut = flash, origin, on_cut
         self._address = self._status = 0
         self._data = bytearray(UNIT_LIMIT)

@@ -32,7 +32,7 @@ static uint32_t whole_units(uint32_t bytes) { return (bytes + UNIT - 1) / UNIT *
 
 static uint32_t payload_bytes(const entropi *self) { return self->momentum_at; }
 
-static uint32_t crc_at(const entropi *self) { return UNIT + whole_units(payload_bytes(self)); }
+static uint32_t own_crc_at(const entropi *self) { return UNIT + whole_units(payload_bytes(self)); }
 
 /* What tells incompatible heads apart: classes and bytes of a weight. */
 static uint32_t head_format(const entropi *self) { return self->head.classes | 4u << 16; }
@@ -78,14 +78,11 @@ static unit last_unit(const entropi *self)
 /* CRC of the record that the head in the arena makes with that header. */
 static uint32_t head_crc(const entropi *self, const unit *header)
 {
-    const uint32_t rest = payload_bytes(self) % UNIT;
-    const unit last = last_unit(self);
-    const uint32_t crc = entropi_crc32(entropi_crc32(0, header->bytes, UNIT), self->arena, payload_bytes(self) - rest);
-    return rest ? entropi_crc32(crc, last.bytes, UNIT) : crc;
+    return entropi_crc32(entropi_crc32(0, header->bytes, UNIT), self->arena, payload_bytes(self));
 }
 
-/* Whether the CRC at `end` is that of the slot's bytes before it. */
-static entropi_status check_crc(const entropi_store *store, uint32_t slot, uint32_t end)
+/* Whether the CRC that lies at `crc_at` is that of the slot's first `end` bytes. */
+static entropi_status check_crc(const entropi_store *store, uint32_t slot, uint32_t end, uint32_t crc_at)
 {
     unit chunk;
     uint32_t crc = 0;
@@ -95,7 +92,7 @@ static entropi_status check_crc(const entropi_store *store, uint32_t slot, uint3
             return ENTROPI_E_STORE;
         crc = entropi_crc32(crc, chunk.bytes, length);
     }
-    if (store->read(store->context, slot, end, chunk.bytes, CRC_BYTES))
+    if (store->read(store->context, slot, crc_at, chunk.bytes, CRC_BYTES))
         return ENTROPI_E_STORE;
     return crc == load_u32(chunk.bytes) ? ENTROPI_OK : ENTROPI_E_DAMAGED;
 }
@@ -111,10 +108,11 @@ static entropi_status inspect(const entropi *self, const entropi_store *store, u
         return equal(header.bytes, erased().bytes, UNIT) ? ENTROPI_E_EMPTY : ENTROPI_E_DAMAGED;
     if (length > store->slot_bytes)
         return ENTROPI_E_DAMAGED;
-    const uint32_t end = version == 1 ? FIRST_HEADER_BYTES + length : UNIT + whole_units(length);
-    if (end > store->slot_bytes - CRC_BYTES)
+    const uint32_t end = (version == 1 ? FIRST_HEADER_BYTES : UNIT) + length;
+    const uint32_t crc_at = version == 1 ? end : whole_units(end);
+    if (crc_at > store->slot_bytes - CRC_BYTES)
         return ENTROPI_E_DAMAGED;
-    const entropi_status status = check_crc(store, slot, end);
+    const entropi_status status = check_crc(store, slot, end, crc_at);
     if (status)
         return status;
     if (version != VERSION)
@@ -164,7 +162,7 @@ static int usable(const entropi *self, const entropi_store *store)
 
 entropi_status entropi_save(entropi *self, const entropi_store *store)
 {
-    if (!usable(self, store) || store->slot_bytes < crc_at(self) + UNIT)
+    if (!usable(self, store) || store->slot_bytes < own_crc_at(self) + UNIT)
         return ENTROPI_E_ARGUMENT;
     const record newest = find_newest(self, store);
     const int is_first = newest.status != ENTROPI_OK;
@@ -180,7 +178,7 @@ entropi_status entropi_save(entropi *self, const entropi_store *store)
     if (store->erase(context, slot) || store->write(context, slot, 0, header.bytes, UNIT) ||
         (length > rest && store->write(context, slot, UNIT, self->arena, length - rest)) ||
         (rest && store->write(context, slot, UNIT + length - rest, last.bytes, UNIT)) ||
-        store->write(context, slot, crc_at(self), tail.bytes, UNIT))
+        store->write(context, slot, own_crc_at(self), tail.bytes, UNIT))
         return ENTROPI_E_STORE;
     uint32_t found;
     return inspect(self, store, slot, &found) || found != sequence ? ENTROPI_E_STORE : ENTROPI_OK;
@@ -198,7 +196,7 @@ entropi_status entropi_restore(entropi *self, const entropi_store *store)
     /* Checked once more in the arena: flash that a power cut left half written may read otherwise each time. */
     const int failed =
         store->read(store->context, newest.slot, UNIT, self->arena, payload_bytes(self)) ||
-        store->read(store->context, newest.slot, crc_at(self), crc, CRC_BYTES) ||
+        store->read(store->context, newest.slot, own_crc_at(self), crc, CRC_BYTES) ||
         load_u32(crc) != head_crc(self, &header);
     for (uint32_t i = failed ? 0 : self->momentum_at; i < self->working_at; i++)
         self->arena[i] = 0;
