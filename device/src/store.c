@@ -198,8 +198,12 @@ entropi_status entropi_restore(entropi *self, const entropi_store *store)
         store->read(store->context, newest.slot, UNIT, self->arena, payload_bytes(self)) ||
         store->read(store->context, newest.slot, own_crc_at(self), crc, CRC_BYTES) ||
         load_u32(crc) != head_crc(self, &header);
-    for (uint32_t i = failed ? 0 : self->momentum_at; i < self->working_at; i++)
+    if (failed) {
+        start_again(self);
+        return ENTROPI_E_STORE;
+    }
+    for (uint32_t i = self->momentum_at; i < self->working_at; i++)
         self->arena[i] = 0;
     self->pending = 0;
-    return failed ? ENTROPI_E_STORE : ENTROPI_OK;
+    return ENTROPI_OK;
 }
