@@ -52,11 +52,12 @@ class CActivation(c.Structure):
 
 
 class CSelf(c.Structure):
-    """struct entropi: two pointers, the head, nine 32-bit numbers; private, so only its size matters here."""
+    """struct entropi: two pointers, the head, seven 32-bit numbers; private, so only its size matters here."""
 
-    _fields_ = [("pointers", c.c_void_p * 2), ("head", CHeadConfig), ("numbers", c.c_uint32 * 9)]
+    _fields_ = [("pointers", c.c_void_p * 2), ("head", CHeadConfig), ("numbers", c.c_uint32 * 7)]
 
 
+STORE_UNIT = 32  # ENTROPI_STORE_UNIT
 TRANSFER_FUNCTION = c.CFUNCTYPE(c.c_int, c.c_void_p, c.c_uint32, c.c_uint32, c.c_void_p, c.c_uint32)
 ERASE_FUNCTION = c.CFUNCTYPE(c.c_int, c.c_void_p, c.c_uint32)
 OBSERVER = c.CFUNCTYPE(None, c.c_void_p, c.POINTER(CActivation))
@@ -72,11 +73,16 @@ class CStore(c.Structure):
     ]
 
 
+class CRam(c.Structure):
+    _fields_ = [("memory", c.POINTER(c.c_uint8)), ("slot_bytes", c.c_uint32)]
+
+
 @cache
 def library() -> c.CDLL:
     """The runtime, compiled for this machine on first use."""
     loaded = c.CDLL(str(build_shared("runtime", RUNTIME_SOURCES)))
     loaded.entropi_status_name.restype = c.c_char_p
+    loaded.entropi_ram_store.restype = CStore
     return loaded
 
 
@@ -107,11 +113,15 @@ def refusal(status: str, need: Need | None = None) -> DeviceError:
     meanings = {
         "E_ARGUMENT": "an argument is out of range",
         "E_IMAGE": "this is no entropi image, or it is damaged; export it again",
-        "E_VERSION": "the image has another format version; export it again with this release",
+        "E_VERSION": "the image or the stored head has another format version; export, or learn and save, again with "
+        "this release",
         "E_ARENA": "the arena is misaligned",
         "E_NUMERIC": "a score or the loss is NaN or infinite, the step was not applied; lower the learning rate",
-        "E_STORE": "the store failed to read, write or erase",
-        "E_EMPTY": "the store holds no valid head for this image and number of classes",
+        "E_STORE": "the store failed to erase, to write or to read back; the head saved before still stands",
+        "E_EMPTY": "no head is stored; save one first",
+        "E_DAMAGED": "the stored head is damaged, as by a power cut during the very first save; learn and save again",
+        "E_FOREIGN": "the stored head belongs to another image, number of classes or width of weights; open the image "
+        "and head that it was saved from, or learn and save again",
     }
     return DeviceError(f"{status}: {meanings.get(status, 'unknown status')}", status, need)
 
@@ -140,6 +150,11 @@ def describe(image: bytes) -> ImageInfo:
     info = CInfo()
     raise_for(library().entropi_describe(image, c.c_size_t(len(image)), c.byref(info)))
     return ImageInfo(**{name: getattr(info, name) for name, _ in CInfo._fields_})
+
+
+def record_bytes(need: Need) -> int:
+    """Bytes that a stored head takes of a slot: header, weights in whole units, CRC."""
+    return STORE_UNIT * (2 + -(-need.weights // STORE_UNIT))
 
 
 def measure(image: bytes, head: HeadConfig) -> Need:

@@ -11,19 +11,18 @@ import numpy as np
 from entropi.device.budget import plan_head
 from entropi.device.bundle import Bundle
 from entropi.device.library import (
-    ERASE_FUNCTION,
     OBSERVER,
-    TRANSFER_FUNCTION,
     CNeed,
     CSelf,
-    CStore,
     c_head,
     describe,
     library,
     raise_for,
+    record_bytes,
     to_need,
 )
 from entropi.device.session import Device, DeviceError, HeadConfig
+from entropi.device.store import FileStore, MemoryStore
 from entropi.device.units import parse_bytes
 
 
@@ -31,11 +30,17 @@ class HostDevice(Device):
     """The runtime in this process, in an arena of exactly `budget` bytes.
 
     `bundle` is a Bundle or its folder; `budget` bytes or text such as "48KiB". Without `head`, plan_head picks the
-    best head that fits. Raises DeviceError when the image is damaged or the budget too small.
+    best head that fits. `save` keeps the head in the file `store`, or without one as long as this object lives. Raises
+    DeviceError when the image is damaged or the budget too small.
     """
 
     def __init__(
-        self, bundle: Bundle | str | Path, budget: int | str, classes: int = 10, head: HeadConfig | None = None
+        self,
+        bundle: Bundle | str | Path,
+        budget: int | str,
+        classes: int = 10,
+        head: HeadConfig | None = None,
+        store: str | Path | None = None,
     ):
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self.info = describe(self.bundle.image)
@@ -48,6 +53,8 @@ class HostDevice(Device):
         self._image = c.create_string_buffer(self.bundle.image, len(self.bundle.image))
         self._self = CSelf()
         self.reset()
+        slot_bytes = record_bytes(self.need)
+        self._store = FileStore(store, slot_bytes) if store else MemoryStore(slot_bytes)
 
     def reset(self) -> None:
         need = CNeed()
@@ -117,51 +124,16 @@ class HostDevice(Device):
         raise_for(library().entropi_head(c.byref(self._self), c.byref(parameters), c.byref(count)))
         return np.ctypeslib.as_array(parameters, (count.value,)).copy()
 
-    def save(self, path: str | Path) -> None:
-        """Keep the head in a file of two slots, written as flash would be: a crash leaves the old head or the new."""
-        self._with_store(path, "entropi_save", create=True)
+    def save(self) -> None:
+        with self._store.open(record_bytes(self.need)) as store:
+            raise_for(library().entropi_save(c.byref(self._self), c.byref(store)))
 
-    def restore(self, path: str | Path) -> None:
-        """Bring back the newest head saved for this image and number of classes. Raises DeviceError (E_EMPTY)."""
-        self._with_store(path, "entropi_restore", create=False)
-
-    def _with_store(self, path: str | Path, function: str, create: bool) -> None:
-        path = Path(path)
-        slot_bytes = 32 + 4 * self.head_config.classes * (self.info.features + 1)
-        if create and not path.exists():
-            path.write_bytes(b"\xff" * 2 * slot_bytes)
-        with path.open("r+b") as file:
-            store = file_store(file, slot_bytes)
-            raise_for(getattr(library(), function)(c.byref(self._self), c.byref(store)))
+    def restore(self) -> None:
+        with self._store.open() as store:
+            raise_for(library().entropi_restore(c.byref(self._self), c.byref(store)))
 
     def footprint(self) -> dict:
         return {"device": "host", "arena": asdict(self.need), "image_bytes": len(self.bundle.image)}
 
     def close(self) -> None:
         """Nothing to give back: the arena is this object's memory."""
-
-
-def file_store(file, slot_bytes: int) -> CStore:
-    """An entropi_store on an open binary file that holds two slots of `slot_bytes` each."""
-
-    def at(slot: int, offset: int) -> None:
-        file.seek(slot * slot_bytes + offset)
-
-    def erase(_, slot):
-        at(slot, 0)
-        file.write(b"\xff" * slot_bytes)
-        return 0
-
-    def write(_, slot, offset, data, length):
-        at(slot, offset)
-        file.write(c.string_at(data, length))
-        file.flush()
-        return 0
-
-    def read(_, slot, offset, data, length):
-        at(slot, offset)
-        found = file.read(length)
-        c.memmove(data, found, len(found))
-        return int(len(found) != length)
-
-    return CStore(None, slot_bytes, ERASE_FUNCTION(erase), TRANSFER_FUNCTION(write), TRANSFER_FUNCTION(read))

@@ -81,6 +81,15 @@ class Device(ABC):
         """Start again with a head of zeros."""
 
     @abstractmethod
+    def save(self) -> None:
+        """Keep the head where it survives a power cut; a cut during the save leaves the head saved before, or this."""
+
+    @abstractmethod
+    def restore(self) -> None:
+        """Bring back the head saved last, momentum and waiting samples at zero. Raises DeviceError (E_EMPTY, E_DAMAGED,
+        E_FOREIGN, E_VERSION) where the store holds none of this image and head format; the head is then unchanged."""
+
+    @abstractmethod
     def head(self) -> np.ndarray:
         """The head's float32 parameters: classes x features weights row by row, then the biases."""
 

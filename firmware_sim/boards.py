@@ -9,6 +9,7 @@ from pathlib import Path
 from entropi.device.toolchain import CORES
 
 FOLDER = Path(__file__).resolve().parent / "boards"
+FLASH_UNITS = (1, 2, 4, 8, 16, 32)  # bytes that flash programs at once
 PAGE = 4096  # the emulator protects memory in pages of this size
 
 
@@ -42,6 +43,8 @@ class Board:
     """A board as its data sheet (`document`) describes it.
 
     `core` is one of device.toolchain.CORES; `qemu` is QEMU's machine where one has its core and RAM, else empty.
+    `flash_page` is the bytes that one erase clears at the end of flash, `flash_unit` the least bytes that are
+    programmed at once; both are 0 where the file does not tell them, and the board then keeps no learned head.
     """
 
     name: str
@@ -52,6 +55,8 @@ class Board:
     clock_hz: int
     document: str
     qemu: str = ""
+    flash_page: int = 0
+    flash_unit: int = 0
 
 
 def boards() -> dict[str, Board]:
@@ -93,14 +98,14 @@ def read_board(path: Path) -> Board:
         check(good and least <= value < 2**32 and value % multiple == 0, key, value, remedy)
         return value
 
-    def memory(key: str) -> Memory:
+    def memory(key: str, *others: str) -> Memory:
         part = table.get(key)
         check(isinstance(part, dict), key, part, f"write a table [{key}] with origin and length")
         pages = f"give bytes as a multiple of {PAGE}"
         origin = number(f"{key}.origin", part.get("origin"), f"{pages}, such as 0x20000000", 0, PAGE)
         length = number(f"{key}.length", part.get("length"), f"{pages}, {PAGE} or more", PAGE, PAGE)
         check(origin + length <= 2**32, f"{key}.length", length, "origin + length must stay within 4 GiB")
-        for name in sorted(part.keys() - {"origin", "length"}):
+        for name in sorted(part.keys() - {"origin", "length", *others}):
             check(False, f"{key}.{name}", part[name], "no such field; a region has origin and length")
         return Memory(origin, length)
 
@@ -109,9 +114,15 @@ def read_board(path: Path) -> Board:
         check(False, key, table[key], f"no such field; the fields are {', '.join(sorted(known))}")
     core = text("core", f"give one of {', '.join(CORES)}")
     check(core in CORES, "core", core, f"give one of {', '.join(CORES)}")
-    flash, ram = memory("flash"), memory("ram")
+    flash, ram = memory("flash", "page", "unit"), memory("ram")
     overlap = flash.origin < ram.origin + ram.length and ram.origin < flash.origin + flash.length
     check(not overlap, "ram.origin", ram.origin, "flash and ram must not overlap")
+    page, unit = (table["flash"].get(key) for key in ("page", "unit"))
+    if (page, unit) != (None, None):
+        remedy = f"give the bytes that one program writes, {', '.join(map(str, FLASH_UNITS))}"
+        check(type(unit) is int and unit in FLASH_UNITS, "flash.unit", unit, remedy)
+        number("flash.page", page, "give the bytes of the last page, a multiple of 32", 32, 32)
+        check(flash.length % page == 0, "flash.page", page, "flash.length must be a multiple of it")
     return Board(
         name=path.stem,
         title=text("title", "give the board's name in words"),
@@ -121,4 +132,6 @@ def read_board(path: Path) -> Board:
         clock_hz=number("clock_hz", table.get("clock_hz"), "give the core's clock in Hz, 1 or more", 1),
         document=text("document", "name the data sheet that the sizes come from"),
         qemu=text("qemu", "give QEMU's machine name or leave it out") if "qemu" in table else "",
+        flash_page=page or 0,
+        flash_unit=unit or 0,
     )

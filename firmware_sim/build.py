@@ -43,6 +43,7 @@ arena_bytes = {arena};
 frame_bytes = {frame};
 feature_bytes = {features};
 stack_minimum = {stack};
+slot_bytes = {slot};
 INCLUDE "{layout}"
 """
 OVERFLOW = re.compile(r"region [`'](\w+)':? overflowed by (\d+) bytes")  # lld's words and GNU ld's
@@ -52,8 +53,9 @@ OVERFLOW = re.compile(r"region [`'](\w+)':? overflowed by (\d+) bytes")  # lld's
 class Firmware:
     """A linked firmware.
 
-    `flash` and `ram` hold bytes by section; in `ram`, stack is all that the rest leaves free. `symbols` holds the
-    address of every function and object, the Thumb bit cleared.
+    `flash` and `ram` hold bytes by section; in `ram`, stack is all that the rest leaves free. `slots` are the bytes at
+    the end of flash that keep learned heads, 0 where there are none. `symbols` holds the address of every function and
+    object, the Thumb bit cleared.
     """
 
     board: Board
@@ -61,6 +63,7 @@ class Firmware:
     elf: bytes = field(repr=False)
     flash: dict[str, int]
     ram: dict[str, int]
+    slots: int
     symbols: dict[str, int] = field(repr=False)
 
     @property
@@ -75,14 +78,17 @@ def build_firmware(
     arena_bytes: int,
     input_bytes: int,
     feature_bytes: int,
+    record_bytes: int = 0,
     compiler: Compiler = ZIG,
     port: Path = PORT,
 ) -> Firmware:
     """Compile, once for each core and compiler, and link the runtime, the main loop and an image.
 
     arena_bytes, input_bytes and feature_bytes are what the firmware's arena, its frame buffer and its buffer of
-    features have to hold; port is the C file with port.h's functions. Raises BoardError with needed, given and missing
-    bytes where flash or RAM is too small, ToolchainError where the compiler fails.
+    features have to hold; record_bytes is what a stored head takes. The store's two slots, of whole pages, are the end
+    of flash; there are none where the firmware needs those bytes, or the board's file tells no pages. port is the C
+    file with port.h's functions. Raises BoardError with needed, given and missing bytes where flash or RAM is too
+    small, ToolchainError where the compiler fails.
     """
     frame = max(NUMBER_BYTES + max(input_bytes, feature_bytes), COMMAND_BYTES)
     if frame > FRAME_LIMIT:
@@ -91,23 +97,33 @@ def build_firmware(
     compile_one = partial(compile_object, CORES[board.core], compiler=compiler)
     with ThreadPoolExecutor() as pool:
         objects = list(pool.map(lambda source: compile_one(source, FIRMWARE), (*SOURCES, port)))
-    return link(board, objects, image, sizes, compiler)
+    slot = -(-record_bytes // board.flash_page) * board.flash_page if board.flash_page else 0
+    return link(board, objects, image, sizes, slot, compiler)
 
 
 def build_without_limits(
     image: bytes, core: str, arena_bytes: int, input_bytes: int, feature_bytes: int, compiler: Compiler = ZIG
 ) -> Firmware:
     """build_firmware for a board of that core with ample memory: `needed` says what it takes of any board."""
-    return build_firmware(image, replace(AMPLE, core=core), arena_bytes, input_bytes, feature_bytes, compiler)
+    ample = replace(AMPLE, core=core)
+    return build_firmware(image, ample, arena_bytes, input_bytes, feature_bytes, compiler=compiler)
 
 
-def link(board: Board, objects: list[Path], image: bytes, sizes: dict[str, int], compiler: Compiler = ZIG) -> Firmware:
-    """Link any objects as firmware for a board; sizes are bytes of arena, frame, features and least stack."""
+def link(
+    board: Board,
+    objects: list[Path],
+    image: bytes,
+    sizes: dict[str, int],
+    slot_bytes: int = 0,
+    compiler: Compiler = ZIG,
+) -> Firmware:
+    """Link any objects as firmware for a board; sizes are bytes of arena, frame, features and least stack, slot_bytes
+    those of one slot of the store."""
     with tempfile.TemporaryDirectory(prefix="entropi-") as name:
         folder = Path(name)
         script = folder / "board.ld"
         memories = {"flash": board.flash, "ram": board.ram}
-        script.write_text(LINKER_SCRIPT.format(**memories, **sizes, layout=FIRMWARE / "link.ld"))
+        script.write_text(LINKER_SCRIPT.format(**memories, **sizes, slot=slot_bytes, layout=FIRMWARE / "link.ld"))
         try:
             elf = link_firmware(CORES[board.core], objects, image, FIRMWARE / "image.S", script, folder, compiler)
         except ToolchainError as error:
@@ -148,4 +164,5 @@ def inspect(board: Board, compiler: Compiler, elf: bytes) -> Firmware:
         for s in table.iter_symbols()
         if s["st_info"]["type"] != "STT_FILE" and s.name and not s.name.startswith("$")
     }
-    return Firmware(board, compiler, elf, flash, ram, symbols)
+    slots = symbols["slots_end"] - symbols["slots_start"]
+    return Firmware(board, compiler, elf, flash, ram, slots, symbols)

@@ -14,6 +14,7 @@ from entropi.device.session import DeviceError
 from entropi.device.toolchain import build_shared
 from entropi.firmware_sim.boards import Board, BoardError
 from entropi.firmware_sim.debug import UNKNOWN, Symbols
+from entropi.firmware_sim.flash import Controller, Flash, PowerCut
 
 MODELS = {
     "cortex-m0plus": arm_const.UC_CPU_ARM_CORTEX_M0,  # the same instructions
@@ -86,27 +87,43 @@ def cpu_model(board: Board) -> int:
 class Emulator:
     """One emulated board running one ELF. It is a transport: `send` bytes to the firmware, `receive` its answer.
 
-    RAM cannot be executed and flash cannot be written. Instruction counts are exact and the same in every run; they
-    are not cycles.
+    RAM cannot be executed, and flash is written through its controller alone (flash.py). Instruction counts are exact
+    and the same in every run; they are not cycles. `flash` is the model of the flash, None where the board's file tells
+    no pages.
     """
 
     def __init__(self, board: Board, elf: bytes, instruction_limit: int = INSTRUCTION_LIMIT):
         self.board = board
-        self.exit_status: int | None = None
         self.instruction_limit = instruction_limit
+        self._flash = ctypes.create_string_buffer(b"\xff" * board.flash.length, board.flash.length)
+        self.flash = Flash(self._flash, board.flash_page, board.flash_unit) if board.flash_page else None
+        self._uc = self._engine()
+        self._at_reset = self._uc.context_save()
+        self._symbols = Symbols(elf)
+        self._load(elf)
+        self._counter = self._count()
+        self.power_on()
+
+    def power_on(self) -> None:
+        """Start from reset: flash is as it was, everything else is lost."""
+        self.exit_status: int | None = None
         self._input = bytearray()
         self._output = bytearray()
         self._read: tuple[int, int] | None = None  # address and bytes of a SYS_READ that waits for input
         self._fault: tuple[str, int | None] | None = None
-        self._dead: FaultError | None = None
-        self._flash = ctypes.create_string_buffer(b"\xff" * board.flash.length, board.flash.length)
-        self._uc = self._engine()
-        self._symbols = Symbols(elf)
-        self._load(elf)
-        self._counter = self._count()
+        self._dead: DeviceError | None = None
+        self._cut_at: int | None = None
+        self._counter.instructions = 0
+        self._uc.context_restore(self._at_reset)
+        self._uc.mem_write(SYSTEM_CONTROL, bytes(0x1000))
+        self._uc.mem_write(self.board.ram.origin, POWER_ON * self.board.ram.length)
         stack, entry = (int.from_bytes(self._flash[at : at + 4], "little") for at in (0, 4))
         self._uc.reg_write(SP, stack)
         self._pc = entry | 1
+
+    def cut_power_after(self, instructions: int) -> None:
+        """Let the power fail when so many more have been executed, to the end of the basic block."""
+        self._cut_at = self.instructions + instructions
 
     @property
     def instructions(self) -> int:
@@ -119,7 +136,7 @@ class Emulator:
 
     def receive(self, seconds: float = 0.0) -> bytes:
         """Run until the firmware waits for input that is not there; what it wrote, however many seconds that takes.
-        Raises FaultError."""
+        Raises FaultError, PowerCut."""
         self.run()
         output = bytes(self._output)
         self._output.clear()
@@ -128,7 +145,7 @@ class Emulator:
         return output
 
     def run(self) -> None:
-        """Run until the firmware waits for input that is not there, or ends. Raises FaultError."""
+        """Run until the firmware waits for input that is not there, or ends. Raises FaultError, PowerCut."""
         if self._dead:
             raise self._dead
         if self._read and self._input:
@@ -137,14 +154,20 @@ class Emulator:
         if self._read or self.exit_status is not None:
             return
         self._fault = None
-        self._counter.limit = self._counter.instructions + self.instruction_limit
+        watchdog = self._counter.instructions + self.instruction_limit
+        self._counter.limit = watchdog if self._cut_at is None else min(watchdog, self._cut_at)
         try:
             self._uc.emu_start(self._pc, 0xFFFFFFFE)
         except UcError as error:
             raise self._explain(*(self._fault or (str(error), None))) from None
         self._pc = self._uc.reg_read(PC) | 1
+        if self._dead:
+            raise self._dead
         if self._fault:
             raise self._explain(*self._fault)
+        if self._cut_at is not None and self._counter.instructions > self._cut_at:
+            self._dead = PowerCut(f"the power failed after {self._counter.instructions} instructions")
+            raise self._dead
         if self._counter.instructions > self._counter.limit:
             raise self._explain(f"no end after {self.instruction_limit} instructions", None)
 
@@ -161,7 +184,8 @@ class Emulator:
         uc.mem_map_ptr(flash.origin, flash.length, readable | unicorn_const.UC_PROT_EXEC, code)
         uc.mem_map(ram.origin, ram.length, readable | writable)
         uc.mem_map(SYSTEM_CONTROL, 0x1000, readable | writable)
-        uc.mem_write(ram.origin, POWER_ON * ram.length)
+        if self.flash:
+            Controller(uc, self.flash, flash.origin, self._on_power_cut)
         invalid = unicorn_const.UC_HOOK_MEM_UNMAPPED | unicorn_const.UC_HOOK_MEM_PROT
         uc.hook_add(invalid, self._on_invalid_access)
         uc.hook_add(unicorn_const.UC_HOOK_INTR, self._on_interrupt)
@@ -171,7 +195,8 @@ class Emulator:
     def _load(self, elf: bytes) -> None:
         for segment in ELFFile(io.BytesIO(elf)).iter_segments("PT_LOAD"):
             if segment["p_filesz"]:
-                self._uc.mem_write(segment["p_paddr"], segment.data())
+                at = segment["p_paddr"] - self.board.flash.origin
+                self._flash[at : at + segment["p_filesz"]] = segment.data()
 
     def _count(self) -> Counter:
         shim = ctypes.CDLL(str(build_shared("count", (Path(__file__).with_name("count.c"),))))
@@ -187,6 +212,10 @@ class Emulator:
         if error:
             raise UcError(error)
         return counter
+
+    def _on_power_cut(self, cut: PowerCut) -> None:
+        self._dead = cut
+        self._uc.emu_stop()
 
     def _on_invalid_access(self, uc: Uc, access: int, address: int, size: int, value: int, _: object) -> bool:
         self._fault = (self._access_kind(access, address), address)

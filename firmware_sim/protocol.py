@@ -37,6 +37,8 @@ class Command(IntEnum):
     HEAD = 7
     STACK = 8
     LAYERS = 9
+    SAVE = 10
+    RESTORE = 11
 
 
 class LinkError(DeviceError):

@@ -10,7 +10,7 @@ import numpy as np
 
 from entropi.device.budget import plan_head
 from entropi.device.bundle import Bundle
-from entropi.device.library import CNeed, describe, raise_for, refusal, to_need
+from entropi.device.library import CNeed, describe, measure, raise_for, record_bytes, refusal, to_need
 from entropi.device.session import Device, DeviceError, HeadConfig, Need
 from entropi.device.toolchain import CORES
 from entropi.device.units import parse_bytes
@@ -127,6 +127,12 @@ class FramedDevice(Device):
     def flush(self) -> None:
         self._call(Command.FLUSH)
 
+    def save(self) -> None:
+        self._use_store(Command.SAVE)
+
+    def restore(self) -> None:
+        self._use_store(Command.RESTORE)
+
     def head(self) -> np.ndarray:
         size = 4 * self.head_config.classes * (self.info.features + 1)
         parts = [
@@ -182,6 +188,18 @@ class FramedDevice(Device):
         raise_for(reply.status, need)
         return to_need(need)
 
+    def _use_store(self, command: Command) -> None:
+        reply = self._request(command, b"")
+        if reply.status and reply.data:
+            slot, needed = int.from_bytes(reply.data, "little"), record_bytes(self.need)
+            if slot < needed:
+                raise DeviceError(
+                    f"E_ARGUMENT: a stored head takes {needed} bytes, a slot on the device has {slot}; leave two slots "
+                    "of whole flash pages free behind the image, and tell page and unit in the board's file",
+                    "E_ARGUMENT",
+                )
+        raise_for(reply.status)
+
     def _call(self, command: Command, payload: bytes = b"", kind: str = "") -> Reply:
         reply = self._request(command, payload)
         raise_for(reply.status)
@@ -222,14 +240,23 @@ class Simulator(FramedDevice):
             head, self.gave_up = plan.head, plan.gave_up
         info = describe(bundle.image)
         inputs = info.channels * info.height * info.width
-        self.firmware = build_firmware(bundle.image, self.board, arena, inputs, info.features)
-        emulator = Emulator(self.board, self.firmware.elf, instruction_limit)
-        super().__init__(bundle, emulator, head, arena)
+        record = record_bytes(measure(bundle.image, head))
+        self.firmware = build_firmware(bundle.image, self.board, arena, inputs, info.features, record)
+        self.emulator = Emulator(self.board, self.firmware.elf, instruction_limit)
+        super().__init__(bundle, self.emulator, head, arena)
+
+    def power_on(self) -> None:
+        """Switch the board off, unless the power has failed already, and on: flash is kept, the head is lost until
+        `restore` brings back what `save` has kept."""
+        self.emulator.power_on()
+        self._link = Link(self.emulator)
+        self.reset()
 
     def footprint(self) -> dict:
         """Everything the session costs the board, as a JSON-able dict.
 
-        `arena`, `flash` and `ram` are bytes by part (`given` is what the board has), `stack` bytes used at most
+        `arena`, `flash` and `ram` are bytes by part (`given` is what the board has, `slots` what keeps learned heads
+        in flash that `total`, the firmware, leaves free), `stack` bytes used at most
         since reset of those given, `instructions` by kind of call: those of the C function, and about 20 that read
         the clock and pass the arguments.
         """
@@ -242,7 +269,12 @@ class Simulator(FramedDevice):
             "compiler": self.firmware.compiler.version,
             "flags": list(self.firmware.compiler.flags(core)),
             "arena": cost["arena"],
-            "flash": {**flash, "total": sum(flash.values()), "given": self.board.flash.length},
+            "flash": {
+                **flash,
+                "total": sum(flash.values()),
+                "slots": self.firmware.slots,
+                "given": self.board.flash.length,
+            },
             "ram": {**ram, "given": self.board.ram.length},
             "stack": {"used": cost["stack_used"], "given": ram["stack"]},
             "instructions": cost["ticks"],

@@ -18,6 +18,7 @@ extern "C" {
 
 #define ENTROPI_IMAGE_VERSION 3
 #define ENTROPI_ARENA_ALIGNMENT 8
+#define ENTROPI_STORE_UNIT 32
 
 typedef enum {
     ENTROPI_OK = 0,
@@ -26,8 +27,10 @@ typedef enum {
     ENTROPI_E_VERSION = -3,  /* an image or a record of another format version */
     ENTROPI_E_ARENA = -4,    /* the arena is too small or misaligned; need.missing says by how many bytes */
     ENTROPI_E_NUMERIC = -5,  /* loss is NaN or infinite; the step was not applied */
-    ENTROPI_E_STORE = -6,    /* the store's own function failed */
-    ENTROPI_E_EMPTY = -7     /* the store holds no valid record for this image and head */
+    ENTROPI_E_STORE = -6,    /* the store failed to erase, to write or to read back */
+    ENTROPI_E_EMPTY = -7,    /* nothing is stored */
+    ENTROPI_E_DAMAGED = -8,  /* what is stored is no whole record */
+    ENTROPI_E_FOREIGN = -9   /* a whole record, of another image or of a head of another format */
 } entropi_status;
 
 /* What an image holds; see entropi_describe. */
@@ -79,15 +82,25 @@ typedef struct {
 
 typedef void entropi_observer(void *context, const entropi_activation *activation);
 
-/* Where a learned head is kept: two slots, numbered 0 and 1. Each function returns 0 for success.
- * Power may fail between and inside any of these calls. */
+/* Where a learned head is kept: two slots, numbered 0 and 1, each of one or more pages of flash. Each function returns
+ * 0 for success; power may fail between and inside any of these calls. docs/storage.md shows one for real flash. */
 typedef struct {
     void *context;
-    uint32_t slot_bytes; /* capacity of one slot */
+    uint32_t slot_bytes; /* of one slot; a record takes need.weights, rounded up to ENTROPI_STORE_UNIT, and two units */
+    /* Make every byte of a slot 0xFF. */
     int (*erase)(void *context, uint32_t slot);
+    /* Program erased bytes. offset and length are multiples of ENTROPI_STORE_UNIT, so any smaller power of two may be
+     * the flash's own unit; data is aligned to ENTROPI_ARENA_ALIGNMENT; no byte is written twice between two erases. */
     int (*write)(void *context, uint32_t slot, uint32_t offset, const void *data, uint32_t length);
+    /* Read any bytes. It may fail where a power cut left half-written ones, as flash with ECC does. */
     int (*read)(void *context, uint32_t slot, uint32_t offset, void *data, uint32_t length);
 } entropi_store;
+
+/* Slots in memory that keeps its bytes without the core, such as FRAM; for entropi_ram_store. */
+typedef struct {
+    uint8_t *memory; /* two slots */
+    uint32_t slot_bytes;
+} entropi_ram;
 
 /* An open encoder with its head. The fields are private. */
 typedef struct {
@@ -98,7 +111,6 @@ typedef struct {
     uint32_t features;
     uint32_t momentum_at, gradient_at, batch_at, working_at; /* offsets in the arena */
     uint32_t pending;                                        /* samples waiting for a step */
-    uint32_t sequence;                                       /* of the newest stored record */
 } entropi;
 
 /* Validate the image as entropi_open does and say what it holds.
@@ -140,13 +152,19 @@ entropi_status entropi_flush(entropi *self);
 /* The head's weights, [classes][features] followed by the biases [classes]. Valid until the arena goes. */
 entropi_status entropi_head(const entropi *self, const float **parameters, size_t *count);
 
-/* Write the head to the slot that does not hold the newest record, CRC last, so that a power cut leaves the old
- * record or the new one. A batch in progress is not stored. Errors: E_ARGUMENT (slot too small), E_STORE. */
+/* Write the head to the slot that does not hold the newest record, CRC last, and read it back: a power cut leaves the
+ * old record or the new one. Nothing is written where the newest record holds this very head. Samples that wait for a
+ * step are not stored. Errors: E_ARGUMENT (slot too small), E_STORE (the old record still stands). */
 entropi_status entropi_save(entropi *self, const entropi_store *store);
 
-/* Bring back the newest valid record made for this image and number of classes; momentum starts at zero.
- * Errors: E_STORE, E_EMPTY (the head is unchanged). */
+/* Bring back the newest whole record of this image and head format; momentum and waiting samples start at zero.
+ * Errors, the head unchanged: E_ARGUMENT; where neither slot holds such a record E_EMPTY, E_DAMAGED, E_FOREIGN,
+ * E_VERSION or E_STORE, of two slots' reasons the one that says more. E_STORE with a head of zeros, as after
+ * entropi_open: the record could not be read a second time. */
 entropi_status entropi_restore(entropi *self, const entropi_store *store);
+
+/* A store on ram, which must outlive it. */
+entropi_store entropi_ram_store(entropi_ram *ram);
 
 /* Name of a status such as "E_ARENA", for logs. The table drops out at link time when nobody calls this. */
 const char *entropi_status_name(entropi_status status);

@@ -220,6 +220,9 @@ static inline int8_t clamp_i8(int32_t x, int32_t low, int32_t high)
     return (int8_t)(x < low ? low : x > high ? high : x);
 }
 
+/* A head of zeros, and no sample waiting, in an arena that is laid out. */
+void start_again(entropi *self);
+
 /* exp(x) for x <= 0 and log(x) for x >= 1, to about 1e-7 relative, the same bits everywhere. */
 float exp_negative(float x);
 float log_above_one(float x);

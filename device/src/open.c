@@ -51,6 +51,13 @@ entropi_status entropi_measure(const void *image, size_t image_length, const ent
     return status ? status : measure(image, head, need);
 }
 
+void start_again(entropi *self)
+{
+    for (uint32_t i = 0; i < self->working_at; i++)
+        self->arena[i] = 0;
+    self->pending = 0;
+}
+
 entropi_status entropi_open(entropi *self, const void *image, size_t image_length, const entropi_head_config *head,
                             void *arena, size_t arena_length, entropi_need *need)
 {
@@ -78,7 +85,6 @@ entropi_status entropi_open(entropi *self, const void *image, size_t image_lengt
         .batch_at = n.weights + n.momentum + n.gradient,
         .working_at = n.weights + n.momentum + n.gradient + n.batch,
     };
-    for (uint32_t i = 0; i < self->working_at; i++)
-        self->arena[i] = 0;
+    start_again(self);
     return ENTROPI_OK;
 }

@@ -3,6 +3,7 @@
 #include <stddef.h>
 
 #include "entropi.h"
+#include "flash.h"
 #include "port.h"
 #include "protocol.h"
 #include "startup.h"
@@ -16,7 +17,9 @@ typedef enum {
     COMMAND_FLUSH,
     COMMAND_HEAD, /* offset u32, length u16 -> that part of the head's bytes */
     COMMAND_STACK, /* -> most bytes of stack used since reset, u32 */
-    COMMAND_LAYERS /* first layer u16, input -> CRC-32 of the output u32, ticks u64: of it and as many more as fit */
+    COMMAND_LAYERS, /* first layer u16, input -> CRC-32 of the output u32, ticks u64: of it and as many more as fit */
+    COMMAND_SAVE,   /* -> bytes of a slot, u32, also where it fails */
+    COMMAND_RESTORE /* as COMMAND_SAVE */
 } command;
 
 /* Set by link.ld and image.S; the addresses are the values. */
@@ -243,6 +246,18 @@ static void head(uint16_t length, frame_reply *reply)
     reply->length = (uint16_t)wanted;
 }
 
+/* entropi_save or entropi_restore. */
+static void use_store(entropi_status (*function)(entropi *, const entropi_store *), frame_reply *reply)
+{
+    const entropi_store store = flash_store();
+    start_clock();
+    reply->status = (int8_t)function(&encoder, &store);
+    reply->ticks = stop_clock();
+    cursor c = {returned};
+    put(&c, store.slot_bytes, 4);
+    reply->length = length_to(&c);
+}
+
 static void carry_out(const frame *request, frame_reply *reply)
 {
     *reply = (frame_reply){.status = ENTROPI_E_ARGUMENT, .data = returned};
@@ -283,6 +298,12 @@ static void carry_out(const frame *request, frame_reply *reply)
     }
     case COMMAND_LAYERS:
         layers(request->length, reply);
+        break;
+    case COMMAND_SAVE:
+        use_store(entropi_save, reply);
+        break;
+    case COMMAND_RESTORE:
+        use_store(entropi_restore, reply);
         break;
     }
 }

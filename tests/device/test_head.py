@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from entropi.device import Bundle, DeviceError, HeadConfig, HostDevice, measure, plan_head
 from entropi.device.bundle import Preprocessing
-from entropi.device.library import ERASE_FUNCTION, TRANSFER_FUNCTION, CStore, library
+from entropi.device.library import library
 from entropi.export.image import Centering, write_image
 from entropi.export.integer import Network, Tensor
 
@@ -150,70 +150,6 @@ def test_exp_and_log_are_close():
     assert exp(-100.0) == 0.0
     for x in np.geomspace(1, 1e30, 4001, dtype=np.float32):
         assert log(x) == pytest.approx(np.log(np.float64(x)), rel=4e-7, abs=2e-7)
-
-
-def test_save_and_restore(tmp_path):
-    device = trained(HEAD, samples(100))
-    saved = device.head()
-    device.save(tmp_path / "head")
-    for x, y in samples(40, seed=9):
-        device.learn_features(x, y)
-    assert (device.head() != saved).any()
-    device.restore(tmp_path / "head")
-    np.testing.assert_array_equal(device.head(), saved)
-
-    other = HostDevice(bundle(FEATURES - 1), "64KiB", head=HEAD)
-    with pytest.raises(DeviceError, match="E_EMPTY"):
-        other.restore(tmp_path / "head")
-
-
-class FailingFlash:
-    """Two slots of flash whose power fails after `writes` bytes have been written or erased."""
-
-    def __init__(self, slot_bytes: int):
-        self.slots = [bytearray(b"\xff" * slot_bytes) for _ in range(2)]
-        self.left = 1 << 30
-        self.store = CStore(
-            None, slot_bytes, ERASE_FUNCTION(self.erase), TRANSFER_FUNCTION(self.write), TRANSFER_FUNCTION(self.read)
-        )
-
-    def put(self, slot: int, offset: int, data: bytes) -> int:
-        kept = data[: max(self.left, 0)]
-        self.left -= len(data)
-        self.slots[slot][offset : offset + len(kept)] = kept
-        return int(len(kept) != len(data))
-
-    def erase(self, _, slot):
-        return self.put(slot, 0, b"\xff" * len(self.slots[slot]))
-
-    def write(self, _, slot, offset, data, length):
-        return self.put(slot, offset, c.string_at(data, length))
-
-    def read(self, _, slot, offset, data, length):
-        c.memmove(data, bytes(self.slots[slot][offset : offset + length]), length)
-        return 0
-
-
-def test_a_power_cut_leaves_the_old_head_or_the_new():
-    head = HeadConfig(classes=2, batch=1)
-    device = HostDevice(bundle(3), "64KiB", head=head)
-    slot_bytes = 24 + 4 * 2 * 4
-
-    def call(name: str, flash: FailingFlash) -> int:
-        return getattr(library(), name)(c.byref(device._self), c.byref(flash.store))
-
-    for cut in range(2 * slot_bytes + 1):
-        flash = FailingFlash(slot_bytes)
-        device.learn_features(np.array([50, -20, 3], np.int8), 0)
-        old = device.head()
-        assert call("entropi_save", flash) == 0
-        device.learn_features(np.array([-50, 20, 9], np.int8), 1)
-        new = device.head()
-        flash.left = cut
-        failed = call("entropi_save", flash) != 0
-        flash.left = 1 << 30
-        assert call("entropi_restore", flash) == 0
-        np.testing.assert_array_equal(device.head(), old if failed else new)
 
 
 def test_the_plan_takes_what_fits_and_says_what_it_gave_up():

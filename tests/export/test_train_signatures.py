@@ -86,14 +86,14 @@ def test_it_learns_what_the_device_learns_from_batches_of_any_size(run):
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
 
 
-def test_a_head_that_was_kept_learns_on_as_a_restored_one_of_the_device(run, model, tmp_path):
+def test_a_head_that_was_kept_learns_on_as_a_restored_one_of_the_device(run, model):
     c = device()
     for seed in range(3):
         learn(run, c, *samples(8, seed))
-    c.save(tmp_path / "head")
+    c.save()
     kept = run("get_weights")()
     c.reset()
-    c.restore(tmp_path / "head")
+    c.restore()
 
     again = Interpreter(model_content=model).get_signature_runner
     assert again("set_weights")(**kept)["classes"] == [HEAD.classes]
