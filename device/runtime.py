@@ -113,21 +113,22 @@ class HostDevice(Device):
         raise_for(library().entropi_flush(c.byref(self._self)))
 
     def head(self) -> np.ndarray:
-        parameters, count = c.POINTER(c.c_float)(), c.c_size_t()
-        raise_for(library().entropi_head(c.byref(self._self), c.byref(parameters), c.byref(count)))
-        return np.ctypeslib.as_array(parameters, (count.value,)).copy()
+        parameters = np.empty(self.head_config.classes * (self.info.features + 1), np.float32)
+        pointer = parameters.ctypes.data_as(c.c_void_p)
+        raise_for(library().entropi_head(c.byref(self._self), c.c_size_t(0), c.c_size_t(parameters.size), pointer))
+        return parameters
 
     def save(self, path: str | Path) -> None:
         """Keep the head in a file of two slots, written as flash would be: a crash leaves the old head or the new."""
         self._with_store(path, "entropi_save", create=True)
 
     def restore(self, path: str | Path) -> None:
-        """Bring back the newest head saved for this image and number of classes. Raises DeviceError (E_EMPTY)."""
+        """Bring back the newest head saved for this image and head. Raises DeviceError (E_EMPTY)."""
         self._with_store(path, "entropi_restore", create=False)
 
     def _with_store(self, path: str | Path, function: str, create: bool) -> None:
         path = Path(path)
-        slot_bytes = 32 + 4 * self.head_config.classes * (self.info.features + 1)
+        slot_bytes = 32 + self.need.weights
         if create and not path.exists():
             path.write_bytes(b"\xff" * 2 * slot_bytes)
         with path.open("r+b") as file:

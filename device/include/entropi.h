@@ -25,7 +25,7 @@ typedef enum {
     ENTROPI_E_IMAGE = -2,    /* not an entropi image, damaged (CRC), or inconsistent */
     ENTROPI_E_VERSION = -3,  /* an image or a record of another format version */
     ENTROPI_E_ARENA = -4,    /* the arena is too small or misaligned; need.missing says by how many bytes */
-    ENTROPI_E_NUMERIC = -5,  /* loss is NaN or infinite; the step was not applied */
+    ENTROPI_E_NUMERIC = -5,  /* loss or weights leave their range; the step was not applied */
     ENTROPI_E_STORE = -6,    /* the store's own function failed */
     ENTROPI_E_EMPTY = -7     /* the store holds no valid record for this image and head */
 } entropi_status;
@@ -42,26 +42,32 @@ typedef struct {
 } entropi_info;
 
 /* How the head learns. bytes_per_parameter is what each weight costs in the arena:
- *   12  weight, gradient and momentum, all float32: any batch without storing its samples
+ *   12  weight, gradient and momentum: any batch without storing its samples
  *    8  weight and momentum; the batch's int8 features are stored instead of a gradient
  *    4  weight alone, changed in place; momentum must be 0
- * 12 and 8 give bit-identical weights. */
+ *    2  weight of 16 bits, rounded stochastically; momentum must be 0
+ * 12 and 8 give bit-identical weights. docs/learning.md has the arithmetic. */
 typedef struct {
-    uint16_t classes;             /* 2 or more */
+    uint16_t classes;             /* most there can ever be, 2 or more */
     uint16_t batch;               /* samples averaged in one step, 1 or more */
-    uint16_t bytes_per_parameter; /* 12, 8 or 4 */
+    uint16_t bytes_per_parameter; /* 12, 8, 4 or 2 */
+    uint16_t new_classes;         /* the last so many classes take part only from their first sample on; below classes */
+    uint16_t replay;              /* samples kept to be learned again, one beside each new one; 0 for none */
+    uint32_t seed;                /* of the draws from those kept, and of stochastic rounding */
     float learning_rate;          /* > 0 */
     float momentum;               /* 0 <= momentum < 1 */
-    float weight_decay;           /* >= 0, on weights, not on biases */
+    float weight_decay;           /* >= 0, on weights, not on biases; learning_rate * weight_decay < 0.5 */
+    float learning_rate_decay;    /* >= 0; step t, from 0, takes learning_rate / (1 + learning_rate_decay * t) */
 } entropi_head_config;
 
 /* Bytes of arena, part by part. Encoder and learning take turns in the same bytes:
- * total = weights + momentum + gradient + batch + max(encoder, learning). */
+ * total = weights + momentum + gradient + batch + replay + max(encoder, learning). */
 typedef struct {
-    uint32_t weights;
+    uint32_t weights;  /* all of a learned head: what entropi_save keeps */
     uint32_t momentum;
     uint32_t gradient;
-    uint32_t batch;    /* int8 features and labels waiting for a step */
+    uint32_t batch;    /* int8 features and errors waiting for a step */
+    uint32_t replay;   /* int8 features and labels kept to be learned again */
     uint32_t encoder;  /* activations and one decoded row of weights, while encoding */
     uint32_t learning; /* scores and errors of the classes, while learning or predicting */
     uint32_t total;
@@ -96,9 +102,10 @@ typedef struct {
     entropi_head_config head;
     uint32_t image_length;
     uint32_t features;
-    uint32_t momentum_at, gradient_at, batch_at, working_at; /* offsets in the arena */
-    uint32_t pending;                                        /* samples waiting for a step */
-    uint32_t sequence;                                       /* of the newest stored record */
+    uint32_t momentum_at, gradient_at, batch_at, replay_at, working_at; /* offsets in the arena */
+    uint32_t pending;                                                   /* samples waiting for a step */
+    uint32_t reach;                                                     /* no weight moves further by them */
+    uint32_t sequence;                                                  /* of the newest stored record */
 } entropi;
 
 /* Validate the image as entropi_open does and say what it holds.
@@ -125,26 +132,31 @@ entropi_status entropi_encode(entropi *self, const int8_t *input, size_t input_l
 entropi_status entropi_encode_observed(entropi *self, const int8_t *input, size_t input_length, int8_t *features,
                                        size_t features_length, entropi_observer *observer, void *context);
 
-/* Class with the highest score and its softmax probability. Errors: E_ARGUMENT, E_NUMERIC. */
+/* Class with the highest score and its softmax probability, among the classes known so far.
+ * Errors: E_ARGUMENT, E_NUMERIC. */
 entropi_status entropi_predict(entropi *self, const int8_t *features, size_t features_length, uint16_t *label,
                                float *score);
 
 /* Take in one labelled sample; loss gets its cross-entropy in nats before the step. The step is applied when the
- * batch is full. Errors: E_ARGUMENT, E_NUMERIC (the sample is dropped, the head unchanged). */
+ * batch is full. With replay, a sample drawn from those kept is taken in after it, as one more of the batch.
+ * Errors: E_ARGUMENT, E_NUMERIC (loss not finite, or a weight would reach 2^31: the sample is dropped, the head
+ * unchanged). */
 entropi_status entropi_learn(entropi *self, const int8_t *features, size_t features_length, uint16_t label,
                              float *loss);
 
-/* Apply the step for a batch that is not full; nothing happens when none is waiting. */
+/* Apply the step for a batch that is not full, along the mean gradient of its samples; nothing happens when none is
+ * waiting. */
 entropi_status entropi_flush(entropi *self);
 
-/* The head's weights, [classes][features] followed by the biases [classes]. Valid until the arena goes. */
-entropi_status entropi_head(const entropi *self, const float **parameters, size_t *count);
+/* Copy `count` of the head's parameters from number `first` on. They are the weights, [classes][features], and then
+ * the biases [classes]. Errors: E_ARGUMENT. */
+entropi_status entropi_head(const entropi *self, size_t first, size_t count, float *parameters);
 
 /* Write the head to the slot that does not hold the newest record, CRC last, so that a power cut leaves the old
  * record or the new one. A batch in progress is not stored. Errors: E_ARGUMENT (slot too small), E_STORE. */
 entropi_status entropi_save(entropi *self, const entropi_store *store);
 
-/* Bring back the newest valid record made for this image and number of classes; momentum starts at zero.
+/* Bring back the newest valid record made for this image and head; momentum starts at zero, replay with no sample.
  * Errors: E_STORE, E_EMPTY (the head is unchanged). */
 entropi_status entropi_restore(entropi *self, const entropi_store *store);
 

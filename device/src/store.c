@@ -9,13 +9,13 @@ static void store_u32(uint8_t *p, uint32_t value)
         p[i] = (uint8_t)(value >> 8 * i);
 }
 
-static uint32_t payload_bytes(const entropi *self) { return 4u * self->head.classes * (self->features + 1u); }
+static uint32_t payload_bytes(const entropi *self) { return self->momentum_at; }
 
-/* A record belongs to one image and one number of classes. */
+/* A record belongs to one image and one format of head. */
 static void make_header(const entropi *self, uint32_t sequence, uint8_t header[RECORD_HEADER_BYTES])
 {
     store_u32(header, RECORD_MAGIC);
-    store_u32(header + 4, RECORD_VERSION | (uint32_t)self->head.classes << 16);
+    store_u32(header + 4, RECORD_VERSION | head_format(self) << 8);
     store_u32(header + 8, sequence);
     store_u32(header + 12, load_u32(self->image + self->image_length - CRC_BYTES));
     store_u32(header + 16, payload_bytes(self));

@@ -92,7 +92,9 @@ def test_one_byte_too_few_is_refused_with_the_number(classes, batch, mode, featu
     head = HeadConfig(classes, batch, mode)
     image = bundle(features).image
     need = measure(image, head)
-    assert need.total == need.weights + need.momentum + need.gradient + need.batch + max(need.encoder, need.learning)
+    assert need.total == sum(
+        (need.weights, need.momentum, need.gradient, need.batch, need.replay, max(need.encoder, need.learning))
+    )
     HostDevice(bundle(features), need.total, head=head).close()
     with pytest.raises(DeviceError) as refused:
         HostDevice(bundle(features), need.total - 1, head=head)
@@ -133,7 +135,7 @@ def test_a_label_out_of_range_is_refused():
 
 
 def test_an_infinite_loss_leaves_the_head_alone():
-    device = HostDevice(bundle(), "64KiB", head=replace(HEAD, learning_rate=9e8, momentum=0.99, batch=1))
+    device = HostDevice(bundle(), "64KiB", head=replace(HEAD, learning_rate=9e8, momentum=0.99, weight_decay=0.0, batch=1))
     with pytest.raises(DeviceError, match="E_NUMERIC"):
         for x, y in samples(2000):
             before = device.head()
@@ -197,7 +199,7 @@ class FailingFlash:
 def test_a_power_cut_leaves_the_old_head_or_the_new():
     head = HeadConfig(classes=2, batch=1)
     device = HostDevice(bundle(3), "64KiB", head=head)
-    slot_bytes = 24 + 4 * 2 * 4
+    slot_bytes = 24 + device.need.weights
 
     def call(name: str, flash: FailingFlash) -> int:
         return getattr(library(), name)(c.byref(device._self), c.byref(flash.store))
