@@ -122,8 +122,7 @@ static entropi_status take_in(entropi *self, const int8_t *features, uint16_t la
         for (uint32_t c = 0; c < h.classes; c++)
             h.bias_gradient[c] += errors[c];
     } else if (is_stored) {
-        for (uint32_t i = 0; i < h.features; i++)
-            h.batch[self->pending * h.features + i] = features[i];
+        copy_bytes(h.batch + self->pending * h.features, features, h.features);
     }
     if (++self->pending == self->head.batch) {
         take_step(&h, is_stored ? h.batch : features, is_stored ? h.batch_errors : errors, self->pending, self->reach);

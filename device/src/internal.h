@@ -13,8 +13,20 @@
 /* A kernel whose arguments are constants where it is used: one specialised copy a use, at -Os too. */
 #if defined(__GNUC__)
 #define SPECIALISE static inline __attribute__((always_inline))
+#define NOT_INLINED static __attribute__((noinline))
 #else
 #define SPECIALISE static inline
+#define NOT_INLINED static
+#endif
+
+#if defined(__GNUC__)
+#define copy_bytes(to, from, count) (void)__builtin_memcpy(to, from, count)
+#else
+static inline void copy_bytes(int8_t *to, const int8_t *from, uint32_t count)
+{
+    while (count--)
+        *to++ = *from++;
+}
 #endif
 
 enum { HEADER_BYTES = 64, TENSOR_BYTES = 16, LAYER_BYTES = 32, CRC_BYTES = 4 };
@@ -248,7 +260,7 @@ typedef struct {
     int32_t *block;  /* gradient of HEAD_BLOCK features */
 } linear_head;
 
-enum { HEAD_STATE_BYTES = 12, HEAD_BLOCK = 8, KNOWN_BITS = 32 };
+enum { HEAD_STATE_BYTES = 12, HEAD_BLOCK = 16, KNOWN_BITS = 32 };
 
 /* Of one sample nothing is stored: it is still there when the step is taken. */
 static inline int stores_batch(const entropi_head_config *config)

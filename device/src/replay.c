@@ -53,8 +53,7 @@ void keep_sample(const entropi *self, const int8_t *features, uint16_t label)
     }
     r.held[label]++;
     r.labels[at] = label;
-    for (uint32_t i = 0; i < self->features; i++)
-        r.samples[at * self->features + i] = features[i];
+    copy_bytes(r.samples + at * self->features, features, self->features);
 }
 
 const int8_t *draw_sample(const entropi *self, uint16_t *label)

@@ -11,10 +11,11 @@
 #endif
 #endif
 
+/* Most classes that a loop over the features takes at once: as many as the registers hold. */
 #if ENTROPI_SHORT_MULTIPLY
-enum { CLASSES_AT_ONCE = 1 }; /* the registers that there are */
+enum { SCORES_AT_ONCE = 1, GRADIENTS_AT_ONCE = 1 };
 #else
-enum { CLASSES_AT_ONCE = 5 };
+enum { SCORES_AT_ONCE = 3, GRADIENTS_AT_ONCE = 5 };
 #endif
 
 enum {
@@ -94,14 +95,18 @@ float read_weight(const linear_head *h, uint32_t at)
     return (float)mantissa * power_of_two(h->state->exponent);
 }
 
-/* DO(0), DO(1) ... for a constant number of classes: 1, 2 or 5. */
+/* DO(0), DO(1) ... for a constant number of classes: 1, 2, 3 or 5. */
 #define EACH_CLASS(width, DO)                                                                                          \
     DO(0)                                                                                                              \
     if ((width) > 1) {                                                                                                 \
         DO(1)                                                                                                          \
     }                                                                                                                  \
     if ((width) > 2) {                                                                                                 \
-        DO(2) DO(3) DO(4)                                                                                              \
+        DO(2)                                                                                                          \
+    }                                                                                                                  \
+    if ((width) > 3) {                                                                                                 \
+        DO(3)                                                                                                          \
+        DO(4)                                                                                                          \
     }
 
 #if ENTROPI_SHORT_MULTIPLY
@@ -137,7 +142,7 @@ SPECIALISE void score_some(const linear_head *h, const int8_t *f, int halves, ui
     const int16_t *short_weights = (const int16_t *)h->weights + first;
     const int32_t *weights = (const int32_t *)h->weights + first;
     const uint32_t classes = h->classes;
-    int64_t sums[5] = {0};
+    int64_t sums[5] = {0}; /* of them width are used */
     for (; f < end; short_weights += classes, weights += classes) {
         const int32_t x = *f++ - *c++;
 #define DO(k) sums[k] += halves ? (int64_t)short_weights[k] * x : (int64_t)weights[k] * x;
@@ -154,9 +159,9 @@ SPECIALISE void score_some(const linear_head *h, const int8_t *f, int halves, ui
 SPECIALISE void score_all(const linear_head *h, const int8_t *features, int halves)
 {
     uint32_t c = 0;
-    for (; CLASSES_AT_ONCE == 5 && c + 5 <= h->classes; c += 5)
-        score_some(h, features, halves, c, 5);
-    for (; CLASSES_AT_ONCE == 5 && c + 2 <= h->classes; c += 2)
+    for (; SCORES_AT_ONCE == 3 && (c + 3 == h->classes || c + 5 <= h->classes); c += 3)
+        score_some(h, features, halves, c, 3);
+    for (; SCORES_AT_ONCE == 3 && c + 2 <= h->classes; c += 2)
         score_some(h, features, halves, c, 2);
     for (; c < h->classes; c++)
         score_some(h, features, halves, c, 1);
@@ -188,6 +193,25 @@ SPECIALISE void add_some(int32_t *gradient, uint32_t classes, const int32_t *err
     }
 }
 
+/* Functions to themselves, so that the loops have all registers. */
+NOT_INLINED void add_5(int32_t *gradient, uint32_t classes, const int32_t *errors, const int8_t *f, const int8_t *c,
+                       const int8_t *end)
+{
+    add_some(gradient, classes, errors, f, c, end, 5);
+}
+
+NOT_INLINED void add_2(int32_t *gradient, uint32_t classes, const int32_t *errors, const int8_t *f, const int8_t *c,
+                       const int8_t *end)
+{
+    add_some(gradient, classes, errors, f, c, end, 2);
+}
+
+NOT_INLINED void add_1(int32_t *gradient, uint32_t classes, const int32_t *errors, const int8_t *f, const int8_t *c,
+                       const int8_t *end)
+{
+    add_some(gradient, classes, errors, f, c, end, 1);
+}
+
 /* gradient += errors times the features from number `from` to `to`, of one sample */
 static void add_part(const linear_head *h, int32_t *gradient, const int8_t *features, const int32_t *errors, uint32_t from,
                      uint32_t to)
@@ -195,12 +219,12 @@ static void add_part(const linear_head *h, int32_t *gradient, const int8_t *feat
     const uint32_t classes = h->classes;
     const int8_t *const f = features + from, *const centers = h->centers + from, *const end = features + to;
     uint32_t c = 0;
-    for (; CLASSES_AT_ONCE == 5 && c + 5 <= classes; c += 5)
-        add_some(gradient + c, classes, errors + c, f, centers, end, 5);
-    for (; CLASSES_AT_ONCE == 5 && c + 2 <= classes; c += 2)
-        add_some(gradient + c, classes, errors + c, f, centers, end, 2);
+    for (; GRADIENTS_AT_ONCE == 5 && c + 5 <= classes; c += 5)
+        add_5(gradient + c, classes, errors + c, f, centers, end);
+    for (; GRADIENTS_AT_ONCE == 5 && c + 2 <= classes; c += 2)
+        add_2(gradient + c, classes, errors + c, f, centers, end);
     for (; c < classes; c++)
-        add_some(gradient + c, classes, errors + c, f, centers, end, 1);
+        add_1(gradient + c, classes, errors + c, f, centers, end);
 }
 
 void add_sample(const linear_head *h, int32_t *gradient, const int8_t *features, const int32_t *errors)
