@@ -75,6 +75,29 @@ typedef struct {
     uint32_t missing;  /* total - given where the arena is too small, else 0 */
 } entropi_need;
 
+/* entropi_need's parts and total as constant expressions. encoder_bytes is what the image wants for its encoder:
+ * ENTROPI_IMAGE_ENCODER_BYTES in the header that comes with an exported image, which also calls these macros. */
+#define ENTROPI_WEIGHTS_BYTES(features, classes, bytes_per_parameter)                                                  \
+    ENTROPI_ALIGNED(12 + 4ull * ((classes) + ((classes) + 31) / 32) +                                                  \
+                    ((bytes_per_parameter) == 2 ? 2ull : 4ull) * (classes) * (features))
+#define ENTROPI_MOMENTUM_BYTES(features, classes, bytes_per_parameter)                                                 \
+    ((bytes_per_parameter) < 8 ? 0 : ENTROPI_ALIGNED(4 + 4ull * (classes) * ((features) + 1ull)))
+#define ENTROPI_GRADIENT_BYTES(features, classes, bytes_per_parameter)                                                 \
+    ((bytes_per_parameter) < 12 ? 0 : ENTROPI_ALIGNED(4ull * (classes) * ((features) + 1ull)))
+#define ENTROPI_BATCH_BYTES(features, classes, batch, bytes_per_parameter)                                             \
+    ((bytes_per_parameter) == 12 || (batch) == 1 ? 0 : ENTROPI_ALIGNED(((features) + 4ull * (classes)) * (batch)))
+#define ENTROPI_REPLAY_BYTES(features, classes, replay)                                                                \
+    ((replay) == 0 ? 0 : ENTROPI_ALIGNED(8 + 6ull * (classes) + ((features) + 2ull) * (replay)))
+#define ENTROPI_LEARNING_BYTES(classes) ENTROPI_ALIGNED(72ull * (classes))
+#define ENTROPI_ARENA_BYTES(features, encoder_bytes, classes, batch, bytes_per_parameter, replay)                      \
+    (ENTROPI_WEIGHTS_BYTES(features, classes, bytes_per_parameter) +                                                   \
+     ENTROPI_MOMENTUM_BYTES(features, classes, bytes_per_parameter) +                                                  \
+     ENTROPI_GRADIENT_BYTES(features, classes, bytes_per_parameter) +                                                  \
+     ENTROPI_BATCH_BYTES(features, classes, batch, bytes_per_parameter) +                                              \
+     ENTROPI_REPLAY_BYTES(features, classes, replay) +                                                                 \
+     (ENTROPI_LEARNING_BYTES(classes) > (encoder_bytes) ? ENTROPI_LEARNING_BYTES(classes) : (encoder_bytes)))
+#define ENTROPI_ALIGNED(bytes) (((bytes) + ENTROPI_ARENA_ALIGNMENT - 1) / ENTROPI_ARENA_ALIGNMENT * ENTROPI_ARENA_ALIGNMENT)
+
 /* One layer's output while it lies in the arena: value (c, y, x) is values[c * plane + y * pitch + x]. */
 typedef struct {
     const int8_t *values;

@@ -2,6 +2,10 @@
  * and their errors; weights.c has the weights. */
 #include "internal.h"
 
+/* What entropi.h's macros count is what is laid out here. */
+typedef char macros_count_the_state[sizeof(head_state) == HEAD_STATE_BYTES ? 1 : -1];
+typedef char macros_count_the_block[ENTROPI_LEARNING_BYTES(2) == 8 * (2 + HEAD_BLOCK) ? 1 : -1];
+
 linear_head locate_head(const entropi *self)
 {
     const image_header image = read_header(self->image);

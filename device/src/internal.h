@@ -297,7 +297,6 @@ void take_step(const linear_head *h, const int8_t *samples, const int32_t *error
 /* Keep a sample of a class, or not, so that classes stay even; a sample kept, drawn at random, or NULL. */
 void keep_sample(const entropi *self, const int8_t *features, uint16_t label);
 const int8_t *draw_sample(const entropi *self, uint16_t *label);
-uint64_t replay_bytes(const entropi_head_config *config, uint32_t features);
 
 /* A hash whose values at 0, 1, 2 ... pass for random numbers. */
 static inline uint32_t mix(uint32_t x)

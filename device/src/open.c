@@ -1,11 +1,6 @@
 /* The arena: how many bytes each part takes, and where it starts. */
 #include "internal.h"
 
-static uint32_t align(uint64_t bytes)
-{
-    return (uint32_t)((bytes + ENTROPI_ARENA_ALIGNMENT - 1) & ~(uint64_t)(ENTROPI_ARENA_ALIGNMENT - 1));
-}
-
 static int head_fits(const entropi_head_config *head)
 {
     const int bytes = head->bytes_per_parameter;
@@ -21,26 +16,21 @@ static int head_fits(const entropi_head_config *head)
 static entropi_status measure(const uint8_t *image, const entropi_head_config *head, entropi_need *need)
 {
     const image_header h = read_header(image);
-    const uint64_t classes = head->classes, weights = classes * h.features;
-    const uint64_t sample = h.features + 4 * classes, replay = replay_bytes(head, h.features);
-    if (weights > INT32_MAX / 16 || sample * head->batch > INT32_MAX / 4 || replay > INT32_MAX / 4)
-        return ENTROPI_E_ARGUMENT;
-    const int bytes = head->bytes_per_parameter;
-    const uint64_t known = (classes + KNOWN_BITS - 1) / KNOWN_BITS;
-    *need = (entropi_need){
-        .weights = align(HEAD_STATE_BYTES + 4 * (classes + known) + (bytes == 2 ? 2 : 4) * weights),
-        .momentum = bytes >= 8 ? align(4 * (1 + classes + weights)) : 0,
-        .gradient = bytes == 12 ? align(4 * (classes + weights)) : 0,
-        .batch = stores_batch(head) ? align(sample * head->batch) : 0,
-        .replay = align(replay),
-        .encoder = align(h.activation_bytes) + align(4u * (uint64_t)h.row_entries),
-        .learning = align(4u * (2u + HEAD_BLOCK) * classes),
-    };
-    const uint64_t total = (uint64_t)need->weights + need->momentum + need->gradient + need->batch + need->replay +
-                           (need->encoder > need->learning ? need->encoder : need->learning);
+    const uint32_t classes = head->classes, bytes = head->bytes_per_parameter;
+    const uint64_t encoder = ENTROPI_ALIGNED((uint64_t)h.activation_bytes) + ENTROPI_ALIGNED(4ull * h.row_entries);
+    const uint64_t total = ENTROPI_ARENA_BYTES(h.features, encoder, classes, head->batch, bytes, head->replay);
     if (total > INT32_MAX)
         return ENTROPI_E_ARGUMENT;
-    need->total = (uint32_t)total;
+    *need = (entropi_need){
+        .weights = (uint32_t)ENTROPI_WEIGHTS_BYTES(h.features, classes, bytes),
+        .momentum = (uint32_t)ENTROPI_MOMENTUM_BYTES(h.features, classes, bytes),
+        .gradient = (uint32_t)ENTROPI_GRADIENT_BYTES(h.features, classes, bytes),
+        .batch = (uint32_t)ENTROPI_BATCH_BYTES(h.features, classes, head->batch, bytes),
+        .replay = (uint32_t)ENTROPI_REPLAY_BYTES(h.features, classes, head->replay),
+        .encoder = (uint32_t)encoder,
+        .learning = (uint32_t)ENTROPI_LEARNING_BYTES(classes),
+        .total = (uint32_t)total,
+    };
     return ENTROPI_OK;
 }
 

@@ -12,11 +12,6 @@ typedef struct {
     int8_t *samples; /* [replay][features] */
 } reservoir;
 
-uint64_t replay_bytes(const entropi_head_config *config, uint32_t features)
-{
-    return config->replay ? 8 + 6 * (uint64_t)config->classes + (2 + (uint64_t)features) * config->replay : 0;
-}
-
 static reservoir locate(const entropi *self)
 {
     uint32_t *words = (uint32_t *)(void *)(self->arena + self->replay_at), *seen = words + 2;
