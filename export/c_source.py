@@ -47,7 +47,8 @@ extern "C" {{
 /* Bytes of arena: for encoding alone, and as entropi_measure says with a head, as a constant expression. */
 #define ENTROPI_IMAGE_ENCODER_BYTES {encoder}u
 #define ENTROPI_IMAGE_ARENA_BYTES(classes, batch, bytes_per_parameter, replay) \\
-    ENTROPI_ARENA_BYTES(ENTROPI_IMAGE_FEATURES, ENTROPI_IMAGE_ENCODER_BYTES, classes, batch, bytes_per_parameter, replay)
+    ENTROPI_ARENA_BYTES(ENTROPI_IMAGE_FEATURES, ENTROPI_IMAGE_ENCODER_BYTES, classes, batch, bytes_per_parameter, \\
+                        replay)
 
 extern const uint8_t entropi_image[ENTROPI_IMAGE_BYTES];
 
