@@ -234,12 +234,12 @@ void add_sample(const linear_head *h, int32_t *gradient, const int8_t *features,
 
 static uint32_t largest(const int32_t *words, uint32_t count)
 {
-    uint32_t found = 0;
+    int32_t found = 0;
     for (const int32_t *end = words + count; words < end; words++) {
-        const uint32_t size = *words < 0 ? 0u - (uint32_t)*words : (uint32_t)*words;
+        const int32_t size = *words ^ *words >> 31; /* or one less */
         found = size > found ? size : found;
     }
-    return found;
+    return (uint32_t)found + 1;
 }
 
 static uint32_t largest_short(const int16_t *halves, uint32_t count)
@@ -285,13 +285,6 @@ static bounds known_bounds(const linear_head *h)
     return (bounds){h->state->bound, has_momentum(h) ? *h->momentum_bound : 0};
 }
 
-static bounds found_bounds(const linear_head *h)
-{
-    const uint32_t count = weight_count(h);
-    return (bounds){is_short(h) ? largest_short(h->weights, count) : largest(h->weights, count),
-                    has_momentum(h) ? largest(h->momentum, count) : 0};
-}
-
 /* What a step moves a weight by at most, if the gradient alone moves it by so much. */
 static uint32_t step_bound(const linear_head *h, bounds b, uint32_t gradient)
 {
@@ -313,13 +306,20 @@ entropi_status make_room(const linear_head *h, uint32_t pending, float *error_sc
     /* A mean of errors up to 1 times features up to 2^8. */
     float gradient = rate * (float)(1 << FEATURE_BITS) * power_of_two(-h->state->exponent);
     bounds b = known_bounds(h);
+    int32_t raised = 0;
+    /* Bounds that have grown step by step are made tight again before the exponent is raised. */
     if (!pending && !fits(h, b, gradient, CAPACITY)) {
-        int32_t raised = 0;
-        for (b = found_bounds(h); !fits(h, b, gradient, ROOM); raised++) {
-            if (h->state->exponent + raised == HIGHEST_EXPONENT)
-                return ENTROPI_E_NUMERIC;
-            gradient *= 0.5f;
-            b = (bounds){(b.weights + 1) / 2, (b.momentum + 1) / 2};
+        const uint32_t count = weight_count(h);
+        if (has_momentum(h))
+            b.momentum = largest(h->momentum, count);
+        if (!fits(h, b, gradient, CAPACITY)) {
+            b.weights = is_short(h) ? largest_short(h->weights, count) : largest(h->weights, count);
+            for (; !fits(h, b, gradient, ROOM); raised++) {
+                if (h->state->exponent + raised == HIGHEST_EXPONENT)
+                    return ENTROPI_E_NUMERIC;
+                gradient *= 0.5f;
+                b = (bounds){(b.weights + 1) / 2, (b.momentum + 1) / 2};
+            }
         }
         if (h->state->steps) /* else all are zeros, and there is a long way to go */
             for (int32_t i = 0; i < raised; i++)
@@ -396,15 +396,25 @@ static void add_gradient(const linear_head *h, mean_factor f)
     }
 }
 
-/* The gradient has been added to the momentum: move the weights by it, and let the momentum be what the next step keeps
- * of this one. */
+/* The gradient has been added to the momentum: move a weight by it, and let the momentum be what the next step keeps of
+ * this one. */
+SPECIALISE void move_weight(int32_t *w, int32_t *m, int32_t keep, int32_t decay)
+{
+    const int32_t step = *m - (decay ? multiply_high(*w, decay) : 0);
+    *w += step;
+    *m = multiply_high(2 * step, keep);
+}
+
 SPECIALISE void move_weights(int32_t *w, int32_t *m, uint32_t count, int32_t keep, int32_t decay)
 {
-    for (const int32_t *end = w + count; w < end; w++, m++) {
-        const int32_t step = *m - (decay ? multiply_high(*w, decay) : 0);
-        *w += step;
-        *m = multiply_high(2 * step, keep);
+    for (; count >= 4; count -= 4, w += 4, m += 4) {
+        move_weight(w, m, keep, decay);
+        move_weight(w + 1, m + 1, keep, decay);
+        move_weight(w + 2, m + 2, keep, decay);
+        move_weight(w + 3, m + 3, keep, decay);
     }
+    for (; count; count--)
+        move_weight(w++, m++, keep, decay);
 }
 
 static void decay_weights(int32_t *w, uint32_t count, int32_t decay)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from heads import head_bundle
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_head import bundle
 
 from entropi.device import DeviceError, HostDevice, measure, plan_head
 
-IMAGE = bundle(512).image
+BUNDLE = head_bundle(512)
+IMAGE = BUNDLE.image
 
 
 def test_the_plan_takes_what_fits_and_says_what_it_gave_up():
@@ -52,7 +53,7 @@ def test_what_is_left_is_spent_on_replay_where_classes_are_to_come():
         assert plan.head.new_classes == options.get("new_classes", 0)
         assert plan.need.total <= 100_000 < plan.need.total + 514 + 8
         assert plan.head.replay == (plan.need.replay - 68) // 514
-        HostDevice(bundle(512), plan.need.total, head=plan.head)
+        HostDevice(BUNDLE, plan.need.total, head=plan.head)
     assert plan_head(IMAGE, 100_000, 10, new_classes=3, keep_samples=False).head.replay == 0
     tight = plan_head(IMAGE, 44_500, 10, new_classes=3)
     assert tight.head.replay == 0 and "short of one sample a class" in tight.gave_up[-1]

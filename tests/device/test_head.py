@@ -12,25 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from heads import head_bundle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from entropi.device import Bundle, DeviceError, HeadConfig, HostDevice, measure
-from entropi.device.bundle import Preprocessing
+from entropi.device import DeviceError, HeadConfig, HostDevice, measure
 from entropi.device.library import ERASE_FUNCTION, TRANSFER_FUNCTION, CStore, library
 from entropi.device.toolchain import INCLUDE, NUMERICS, RUNTIME_SOURCES, WARNINGS, cache_dir
-from entropi.export.image import Centering, write_image
-from entropi.export.integer import Network, Tensor
 
 FEATURES = 24
 HEAD = HeadConfig(classes=5, batch=4, bytes_per_parameter=8, learning_rate=0.3, momentum=0.9, weight_decay=0.01)
-
-
-def bundle(features: int = FEATURES) -> Bundle:
-    """An image without layers, whose features are its input."""
-    centers = np.arange(features).astype(np.int8) - 5
-    image, _ = write_image(Network({0: Tensor(features, 1, 1, 1.0, 0)}, 0, 0), Centering(centers, 1 / 400))
-    return Bundle(Path(), image, {}, Preprocessing((0.0,), (1.0,), 1.0, 0))
 
 
 def samples(count: int, seed: int = 0) -> list[tuple[np.ndarray, int]]:
@@ -42,7 +33,7 @@ def samples(count: int, seed: int = 0) -> list[tuple[np.ndarray, int]]:
 
 
 def trained(head: HeadConfig, data) -> HostDevice:
-    device = HostDevice(bundle(), "64KiB", head=head)
+    device = HostDevice(head_bundle(FEATURES), "64KiB", head=head)
     for x, y in data:
         device.learn_features(x, y)
     return device
@@ -113,14 +104,14 @@ def test_it_learns(bytes_per_parameter, momentum):
 )
 def test_one_byte_too_few_is_refused_with_the_number(classes, batch, mode, features, replay):
     head = HeadConfig(classes, batch, mode, replay=replay)
-    image = bundle(features).image
+    image = head_bundle(features).image
     need = measure(image, head)
     assert need.total == sum(
         (need.weights, need.momentum, need.gradient, need.batch, need.replay, max(need.encoder, need.learning))
     )
-    HostDevice(bundle(features), need.total, head=head).close()
+    HostDevice(head_bundle(features), need.total, head=head).close()
     with pytest.raises(DeviceError) as refused:
-        HostDevice(bundle(features), need.total - 1, head=head)
+        HostDevice(head_bundle(features), need.total - 1, head=head)
     assert (refused.value.status, refused.value.need.missing) == ("E_ARENA", 1)
     assert f"needed {need.total} bytes, given {need.total - 1}, missing 1" in str(refused.value)
 
@@ -130,7 +121,7 @@ def test_the_runtime_stays_inside_its_arena(bytes_per_parameter):
     """Guard bytes behind an arena of exactly the measured size survive opening, learning and predicting."""
     momentum = 0.9 if bytes_per_parameter > 4 else 0.0
     head = replace(HEAD, bytes_per_parameter=bytes_per_parameter, momentum=momentum, replay=7)
-    device = HostDevice(bundle(), "64KiB", head=head)
+    device = HostDevice(head_bundle(FEATURES), "64KiB", head=head)
     total = device.need.total
     memory = np.frombuffer(device._arena, np.uint8)
     memory[total:] = 0xA5
@@ -152,11 +143,11 @@ def test_the_runtime_stays_inside_its_arena(bytes_per_parameter):
 )  # fmt: skip
 def test_a_head_out_of_range_is_refused(change):
     with pytest.raises(DeviceError, match="E_ARGUMENT"):
-        HostDevice(bundle(), "64KiB", head=replace(HEAD, **change))
+        HostDevice(head_bundle(FEATURES), "64KiB", head=replace(HEAD, **change))
 
 
 def test_a_label_out_of_range_is_refused():
-    device = HostDevice(bundle(), "64KiB", head=HEAD)
+    device = HostDevice(head_bundle(FEATURES), "64KiB", head=HEAD)
     with pytest.raises(DeviceError, match="label 5 is not below 5 classes"):
         device.learn_features(samples(1)[0][0], 5)
 
@@ -167,7 +158,7 @@ def test_a_head_that_would_leave_its_range_is_left_alone(bytes_per_parameter):
     for itself."""
     momentum = 0.9 if bytes_per_parameter > 4 else 0.0
     head = HeadConfig(5, 1, bytes_per_parameter, 9e8, momentum)
-    device = HostDevice(bundle(), "64KiB", head=head)
+    device = HostDevice(head_bundle(FEATURES), "64KiB", head=head)
     refused = 0
     for x, y in samples(500):
         before = device.head()
@@ -196,7 +187,7 @@ MODES = [(12, 0.9, 4), (8, 0.9, 4), (8, 0.5, 1), (4, 0.0, 1), (4, 0.0, 8), (2, 0
 def learn_with(compiler: str, folder: Path) -> list[str]:
     """What learn.c prints of every mode after 600 samples."""
     program, image = folder / "learn", folder / "image"
-    image.write_bytes(bundle(150).image)
+    image.write_bytes(head_bundle(150).image)
     flags = [*WARNINGS, *NUMERICS, f"-I{INCLUDE}"]
     source = Path(__file__).with_name("learn.c")
     environment = {**os.environ, "ZIG_GLOBAL_CACHE_DIR": str(cache_dir() / "zig")}
@@ -222,7 +213,7 @@ def test_every_compiler_learns_the_same_bits(compiler, bits_of_zig, tmp_path):
 
 def test_a_class_takes_part_from_its_first_sample_on():
     head = replace(HEAD, new_classes=2, batch=1)
-    device = HostDevice(bundle(), "64KiB", head=head)
+    device = HostDevice(head_bundle(FEATURES), "64KiB", head=head)
     (x, _), *_ = samples(1)
     assert device.predict_features(x) == (0, pytest.approx(1 / 3))
     assert device.learn_features(x, 0) == pytest.approx(np.log(3))
@@ -257,7 +248,7 @@ def held_labels(device: HostDevice) -> np.ndarray:
 
 def test_the_reservoir_keeps_classes_even_and_old_samples_as_well_as_new():
     head = replace(HEAD, replay=40)
-    device = HostDevice(bundle(), "64KiB", head=head)
+    device = HostDevice(head_bundle(FEATURES), "64KiB", head=head)
     rng = np.random.default_rng(2)
     shares = [0.7, 0.2, 0.09, 0.01, 0.0]
     for number, y in enumerate(rng.choice(5, 3000, p=shares)):
@@ -303,7 +294,7 @@ def test_save_and_restore(tmp_path):
     device.restore(tmp_path / "head")
     np.testing.assert_array_equal(device.head(), saved)
 
-    other = HostDevice(bundle(FEATURES - 1), "64KiB", head=HEAD)
+    other = HostDevice(head_bundle(FEATURES - 1), "64KiB", head=HEAD)
     with pytest.raises(DeviceError, match="E_EMPTY"):
         other.restore(tmp_path / "head")
 
@@ -337,7 +328,7 @@ class FailingFlash:
 
 def test_a_power_cut_leaves_the_old_head_or_the_new():
     head = HeadConfig(classes=2, batch=1)
-    device = HostDevice(bundle(3), "64KiB", head=head)
+    device = HostDevice(head_bundle(3), "64KiB", head=head)
     slot_bytes = 24 + device.need.weights
 
     def call(name: str, flash: FailingFlash) -> int:
