@@ -51,7 +51,7 @@ typedef struct {
     uint16_t classes;             /* most there can ever be, 2 or more */
     uint16_t batch;               /* samples averaged in one step, 1 or more */
     uint16_t bytes_per_parameter; /* 12, 8, 4 or 2 */
-    uint16_t new_classes;         /* the last so many classes take part only from their first sample on; below classes */
+    uint16_t new_classes;         /* below classes: the last so many take part only from their first sample on */
     uint16_t replay;              /* samples kept to be learned again, one beside each new one; 0 for none */
     uint32_t seed;                /* of the draws from those kept, and of stochastic rounding */
     float learning_rate;          /* > 0 */
@@ -96,7 +96,8 @@ typedef struct {
      ENTROPI_BATCH_BYTES(features, classes, batch, bytes_per_parameter) +                                              \
      ENTROPI_REPLAY_BYTES(features, classes, replay) +                                                                 \
      (ENTROPI_LEARNING_BYTES(classes) > (encoder_bytes) ? ENTROPI_LEARNING_BYTES(classes) : (encoder_bytes)))
-#define ENTROPI_ALIGNED(bytes) (((bytes) + ENTROPI_ARENA_ALIGNMENT - 1) / ENTROPI_ARENA_ALIGNMENT * ENTROPI_ARENA_ALIGNMENT)
+#define ENTROPI_ALIGNED(bytes)                                                                                         \
+    (((bytes) + ENTROPI_ARENA_ALIGNMENT - 1) / ENTROPI_ARENA_ALIGNMENT * ENTROPI_ARENA_ALIGNMENT)
 
 /* One layer's output while it lies in the arena: value (c, y, x) is values[c * plane + y * pitch + x]. */
 typedef struct {

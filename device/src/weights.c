@@ -25,7 +25,7 @@ enum {
     ERROR_BITS = FEATURE_BITS + 1, /* an error is a multiple of 2^(exponent - 9) */
     STEP_LIMIT = 0x3FF00000,       /* a step, twice which fits 32 bits */
     ROOM = 0x40000000,             /* weights and step, when the exponent has been raised */
-    CAPACITY = 0x7FFE0000,         /* weights and step at most: 2^31, less what rounds up to 16 bits */
+    CAPACITY = 0x7FF00000,         /* weights and step at most: 2^31, less what rounding adds */
     SUMS_BEFORE_CARRY = 128        /* products of 16 and 9 bits that 32 bits can sum */
 };
 
@@ -213,8 +213,8 @@ NOT_INLINED void add_1(int32_t *gradient, uint32_t classes, const int32_t *error
 }
 
 /* gradient += errors times the features from number `from` to `to`, of one sample */
-static void add_part(const linear_head *h, int32_t *gradient, const int8_t *features, const int32_t *errors, uint32_t from,
-                     uint32_t to)
+static void add_part(const linear_head *h, int32_t *gradient, const int8_t *features, const int32_t *errors,
+                     uint32_t from, uint32_t to)
 {
     const uint32_t classes = h->classes;
     const int8_t *const f = features + from, *const centers = h->centers + from, *const end = features + to;
@@ -288,7 +288,8 @@ static bounds known_bounds(const linear_head *h)
 /* What a step moves a weight by at most, if the gradient alone moves it by so much. */
 static uint32_t step_bound(const linear_head *h, bounds b, uint32_t gradient)
 {
-    const uint32_t decayed = (uint32_t)multiply_high((int32_t)b.weights, decay(h)), rounding = is_short(h) ? 0x10000 : 0;
+    const uint32_t decayed = (uint32_t)multiply_high((int32_t)b.weights, decay(h));
+    const uint32_t rounding = is_short(h) ? 0x10000 : 0;
     return b.momentum + gradient + decayed + rounding + 1;
 }
 
@@ -367,7 +368,8 @@ static void add_rounded(int16_t *weights, const int32_t *gradient, uint32_t coun
 }
 
 /* The step block by block, where the sum over the samples is needed before it can be added. */
-static void add_by_blocks(const linear_head *h, const int8_t *samples, const int32_t *errors, uint32_t pending, mean_factor f)
+static void add_by_blocks(const linear_head *h, const int8_t *samples, const int32_t *errors, uint32_t pending,
+                          mean_factor f)
 {
     uint32_t random = mix(mix(h->config->seed) ^ h->state->steps);
     for (uint32_t from = 0; from < h->features; from += HEAD_BLOCK) {
