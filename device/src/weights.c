@@ -285,12 +285,14 @@ static bounds known_bounds(const linear_head *h)
     return (bounds){h->state->bound, has_momentum(h) ? *h->momentum_bound : 0};
 }
 
+/* What rounding a weight can move it by. */
+static uint32_t last_bit(const linear_head *h) { return is_short(h) ? 0x10000 : 1; }
+
 /* What a step moves a weight by at most, if the gradient alone moves it by so much. */
 static uint32_t step_bound(const linear_head *h, bounds b, uint32_t gradient)
 {
     const uint32_t decayed = (uint32_t)multiply_high((int32_t)b.weights, decay(h));
-    const uint32_t rounding = is_short(h) ? 0x10000 : 0;
-    return b.momentum + gradient + decayed + rounding + 1;
+    return b.momentum + gradient + decayed + last_bit(h);
 }
 
 static int fits(const linear_head *h, bounds b, float gradient, uint32_t limit)
@@ -319,7 +321,7 @@ entropi_status make_room(const linear_head *h, uint32_t pending, float *error_sc
                 if (h->state->exponent + raised == HIGHEST_EXPONENT)
                     return ENTROPI_E_NUMERIC;
                 gradient *= 0.5f;
-                b = (bounds){(b.weights + 1) / 2, (b.momentum + 1) / 2};
+                b = (bounds){(b.weights + last_bit(h)) / 2, (b.momentum + 1) / 2};
             }
         }
         if (h->state->steps) /* else all are zeros, and there is a long way to go */
