@@ -1,10 +1,10 @@
-"""Which head fits a budget: the best memory mode and batch, and what had to be given up."""
+"""Which head fits a budget: the best memory mode and batch, what is left for replay, and what had to be given up."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from entropi.device.library import measure, refusal
+from entropi.device.library import describe, measure, refusal
 from entropi.device.session import HeadConfig, Need
 
 
@@ -19,26 +19,50 @@ class HeadPlan:
 
 MOMENTUM = 0.9
 BATCHES = (4, 2, 1)
+MODES = {8: "momentum", 4: "weights of 32 bits", 2: ""}  # bytes a parameter, and what the next mode gives up
+MOST_REPLAY = 0xFFFF
 
 
-def plan_head(image: bytes, budget: int, classes: int, learning_rate: float = 3.0) -> HeadPlan:
-    """The best head for `classes` classes inside `budget` bytes of arena.
+def plan_head(
+    image: bytes,
+    budget: int,
+    classes: int,
+    learning_rate: float = 3.0,
+    new_classes: int = 0,
+    keep_samples: bool | None = None,
+) -> HeadPlan:
+    """The best head for at most `classes` classes, the last `new_classes` of them unknown yet, in `budget` bytes.
 
-    8 bytes a parameter (with momentum) are tried before 4, and with either a batch of 4 samples before smaller ones; a
-    larger batch takes fewer steps on the little data a device has. 12 bytes a parameter give the same weights as 8 and
-    only pay where a batch of features is dearer than a gradient. Raises DeviceError (E_ARENA) with needed, given and
-    missing when not even the smallest fits.
+    8 bytes a parameter (with momentum) are tried before 4 (without) and 2 (16 bits, rounded stochastically), and with
+    each a batch of 4 samples before smaller ones: a larger batch takes fewer steps on the little data a device has, and
+    fewer instructions a sample. 12 bytes a parameter are not tried: they give the weights of 8, and take fewer bytes
+    only where the batch exceeds four samples a class. What is left holds samples for replay, one a class at least,
+    where `keep_samples` says so; without it, where classes are to come later. Learning then takes twice the
+    instructions. Raises DeviceError (E_ARENA) with needed, given and missing when not even the smallest head fits.
     """
     gave_up: tuple[str, ...] = ()
-    for bytes_per_parameter in (8, 4):
-        momentum = MOMENTUM if bytes_per_parameter > 4 else 0.0
+    for bytes_per_parameter, lost in MODES.items():
+        momentum = MOMENTUM if bytes_per_parameter >= 8 else 0.0
         rate = learning_rate * (1 - momentum)
         for batch in BATCHES:
-            head = HeadConfig(classes, batch, bytes_per_parameter, rate, momentum)
+            head = HeadConfig(classes, batch, bytes_per_parameter, rate, momentum, new_classes=new_classes)
             need = measure(image, head)
             if need.total <= budget:
                 if batch < BATCHES[0]:
                     gave_up += (f"batch {BATCHES[0]} (batch {batch} is the largest that fits)",)
-                return HeadPlan(head, need, gave_up)
-        gave_up = (f"momentum ({need.total - budget} bytes short with batch 1)",)
+                plan = HeadPlan(head, need, gave_up)
+                wants_replay = new_classes > 0 if keep_samples is None else keep_samples
+                return _with_replay(image, budget, plan) if wants_replay else plan
+        gave_up += (f"{lost} ({need.total - budget} bytes short with batch 1)",)
     raise refusal("E_ARENA", replace(need, given=budget, missing=need.total - budget))
+
+
+def _with_replay(image: bytes, budget: int, plan: HeadPlan) -> HeadPlan:
+    """The plan with as many samples as the rest of the budget holds."""
+    least = replace(plan.head, replay=plan.head.classes)
+    missing = measure(image, least).total - budget
+    if missing > 0:
+        return replace(plan, gave_up=(*plan.gave_up, f"replay ({missing} bytes short of one sample a class)"))
+    more = -missing // (describe(image).features + 2)
+    head = replace(least, replay=min(least.replay + more, MOST_REPLAY))
+    return replace(plan, head=head, need=measure(image, head))

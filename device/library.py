@@ -29,9 +29,13 @@ class CHeadConfig(c.Structure):
         ("classes", c.c_uint16),
         ("batch", c.c_uint16),
         ("bytes_per_parameter", c.c_uint16),
+        ("new_classes", c.c_uint16),
+        ("replay", c.c_uint16),
+        ("seed", c.c_uint32),
         ("learning_rate", c.c_float),
         ("momentum", c.c_float),
         ("weight_decay", c.c_float),
+        ("learning_rate_decay", c.c_float),
     ]
 
 
@@ -52,9 +56,9 @@ class CActivation(c.Structure):
 
 
 class CSelf(c.Structure):
-    """struct entropi: two pointers, the head, seven 32-bit numbers; private, so only its size matters here."""
+    """struct entropi: two pointers, the head, nine 32-bit numbers; private, so only its size matters here."""
 
-    _fields_ = [("pointers", c.c_void_p * 2), ("head", CHeadConfig), ("numbers", c.c_uint32 * 7)]
+    _fields_ = [("pointers", c.c_void_p * 2), ("head", CHeadConfig), ("numbers", c.c_uint32 * 9)]
 
 
 STORE_UNIT = 32  # ENTROPI_STORE_UNIT
@@ -106,7 +110,7 @@ def refusal(status: str, need: Need | None = None) -> DeviceError:
     if status == "E_ARENA" and need is not None and need.missing:
         return DeviceError(
             f"E_ARENA: needed {need.total} bytes, given {need.given}, missing {need.missing}; "
-            f"raise the budget to {need.total} or lower batch, classes or bytes_per_parameter",
+            f"raise the budget to {need.total} or lower batch, classes, replay or bytes_per_parameter",
             status,
             need,
         )
@@ -116,7 +120,7 @@ def refusal(status: str, need: Need | None = None) -> DeviceError:
         "E_VERSION": "the image or the stored head has another format version; export, or learn and save, again with "
         "this release",
         "E_ARENA": "the arena is misaligned",
-        "E_NUMERIC": "a score or the loss is NaN or infinite, the step was not applied; lower the learning rate",
+        "E_NUMERIC": "the loss or a weight leaves its range, the step was not applied; lower the learning rate",
         "E_STORE": "the store failed to erase, to write or to read back; the head saved before still stands",
         "E_EMPTY": "no head is stored; save one first",
         "E_DAMAGED": "the stored head is damaged, as by a power cut during the very first save; learn and save again",
@@ -138,10 +142,11 @@ def raise_for(status: int, need: CNeed | None = None) -> None:
 
 def c_head(head: HeadConfig) -> CHeadConfig:
     """A head configuration as C has it. Raises DeviceError where a number does not fit its field."""
-    for name in ("classes", "batch", "bytes_per_parameter"):
+    limits = dict.fromkeys(("classes", "batch", "bytes_per_parameter", "new_classes", "replay"), 0xFFFF)
+    for name, most in (limits | {"seed": 0xFFFFFFFF}).items():
         value = getattr(head, name)
-        if not 0 <= value <= 0xFFFF:
-            raise DeviceError(f"E_ARGUMENT: {name} {value} is outside 0..65535", "E_ARGUMENT")
+        if not 0 <= value <= most:
+            raise DeviceError(f"E_ARGUMENT: {name} {value} is outside 0..{most}", "E_ARGUMENT")
     return CHeadConfig(**asdict(head))
 
 

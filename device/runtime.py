@@ -120,9 +120,10 @@ class HostDevice(Device):
         raise_for(library().entropi_flush(c.byref(self._self)))
 
     def head(self) -> np.ndarray:
-        parameters, count = c.POINTER(c.c_float)(), c.c_size_t()
-        raise_for(library().entropi_head(c.byref(self._self), c.byref(parameters), c.byref(count)))
-        return np.ctypeslib.as_array(parameters, (count.value,)).copy()
+        parameters = np.empty(self.head_config.classes * (self.info.features + 1), np.float32)
+        pointer = parameters.ctypes.data_as(c.c_void_p)
+        raise_for(library().entropi_head(c.byref(self._self), c.c_size_t(0), c.c_size_t(parameters.size), pointer))
+        return parameters
 
     def save(self) -> None:
         with self._store.open(record_bytes(self.need)) as store:

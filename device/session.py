@@ -21,16 +21,24 @@ class HeadConfig:
     learning_rate: float = 0.5
     momentum: float = 0.0
     weight_decay: float = 0.0
+    learning_rate_decay: float = 0.0
+    new_classes: int = 0
+    replay: int = 0
+    seed: int = 0
 
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes of arena, part by part: total = weights + momentum + gradient + batch + max(encoder, learning)."""
+    """Bytes of arena, part by part; the fields are entropi_need's.
+
+    total = weights + momentum + gradient + batch + replay + max(encoder, learning).
+    """
 
     weights: int
     momentum: int
     gradient: int
     batch: int
+    replay: int
     encoder: int
     learning: int
     total: int
@@ -66,7 +74,10 @@ class Device(ABC):
 
     @abstractmethod
     def learn_features(self, features: np.ndarray, label: int) -> float:
-        """Take in one labelled sample; returns its cross-entropy in nats before the step."""
+        """Take in one labelled sample; returns its cross-entropy in nats before the step.
+
+        With replay, a sample drawn from those kept is taken in after it.
+        """
 
     @abstractmethod
     def predict_features(self, features: np.ndarray) -> tuple[int, float]:

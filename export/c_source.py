@@ -27,7 +27,7 @@ def c_header(image: bytes) -> str:
     return f"""#ifndef ENTROPI_IMAGE_H
 #define ENTROPI_IMAGE_H
 
-#include <stdint.h>
+#include "entropi.h"
 
 #ifdef __cplusplus
 extern "C" {{
@@ -46,19 +46,9 @@ extern "C" {{
 
 /* Bytes of arena: for encoding alone, and as entropi_measure says with a head, as a constant expression. */
 #define ENTROPI_IMAGE_ENCODER_BYTES {encoder}u
-#define ENTROPI_IMAGE_ARENA_BYTES(classes, batch, bytes_per_parameter) \\
-    (ENTROPI_IMAGE_HEAD_BYTES(classes, bytes_per_parameter) + \\
-     ENTROPI_IMAGE_BATCH_BYTES(classes, batch, bytes_per_parameter) + ENTROPI_IMAGE_WORKING_BYTES(classes))
-#define ENTROPI_IMAGE_HEAD_BYTES(classes, bytes_per_parameter) \\
-    (ENTROPI_IMAGE_ALIGNED(4ul * (classes) * (ENTROPI_IMAGE_FEATURES + 1u)) * ((bytes_per_parameter) / 4u))
-#define ENTROPI_IMAGE_BATCH_BYTES(classes, batch, bytes_per_parameter) \\
-    ((bytes_per_parameter) == 12 ? 0u \\
-                                 : ENTROPI_IMAGE_ALIGNED(4ul * (classes) * (batch)) + \\
-                                       ENTROPI_IMAGE_ALIGNED(1ul * ENTROPI_IMAGE_FEATURES * (batch)))
-#define ENTROPI_IMAGE_WORKING_BYTES(classes) \\
-    (ENTROPI_IMAGE_ALIGNED(4ul * (classes)) > ENTROPI_IMAGE_ENCODER_BYTES ? ENTROPI_IMAGE_ALIGNED(4ul * (classes)) \\
-                                                                          : ENTROPI_IMAGE_ENCODER_BYTES)
-#define ENTROPI_IMAGE_ALIGNED(bytes) (((bytes) + 7u) / 8u * 8u)
+#define ENTROPI_IMAGE_ARENA_BYTES(classes, batch, bytes_per_parameter, replay) \\
+    ENTROPI_ARENA_BYTES(ENTROPI_IMAGE_FEATURES, ENTROPI_IMAGE_ENCODER_BYTES, classes, batch, bytes_per_parameter, \\
+                        replay)
 
 extern const uint8_t entropi_image[ENTROPI_IMAGE_BYTES];
 

@@ -39,7 +39,7 @@ def train_signatures(centering: Centering, head: HeadConfig, features: np.ndarra
     N is free. Each call of train is one step of SGD on the mean gradient of its N samples, as device/src/head.c takes
     it when a batch is full: features centred as in the image, learning rate, momentum and weight decay of `head`, no
     step where the loss is not finite. set_weights lets the momentum start at zero, as entropi_restore does. LiteRT
-    refuses a label that is no class. `head.bytes_per_parameter` plays no part.
+    refuses a label that is no class. The other fields of `head` play no part.
 
     Before it returns, every signature has run in LiteRT on `features`, int8 [N, F] of N images, and the head has become
     the one that the device's C makes of the same samples in batches of `head.batch`.
@@ -75,7 +75,7 @@ def _on_the_device(
     count = len(centering.centers)
     image, _ = write_image(Network({0: Tensor(count, 1, 1, 1.0, 0)}, 0, 0), centering)
     bundle = Bundle(Path(), image, {}, Preprocessing((0.0,) * count, (1.0,) * count, 1.0, 0))
-    head = replace(head, bytes_per_parameter=12)
+    head = replace(head, bytes_per_parameter=12, learning_rate_decay=0.0, new_classes=0, replay=0)
     device = HostDevice(bundle, measure(image, head).total, head=head)
     losses = [device.learn_features(sample, int(label)) for sample, label in zip(features, labels, strict=True)]
     device.flush()

@@ -19,7 +19,7 @@ from entropi.firmware_sim.build import build_firmware
 from entropi.firmware_sim.emulator import INSTRUCTION_LIMIT, Emulator
 from entropi.firmware_sim.protocol import Command, Link, LinkError, Reply, Transport
 
-HEAD_CHUNK = 4096  # bytes of the head read in one frame
+HEAD_CHUNK = 40  # of the head's parameters read in one frame; main.c answers no more
 
 
 @dataclass
@@ -134,7 +134,7 @@ class FramedDevice(Device):
         self._use_store(Command.RESTORE)
 
     def head(self) -> np.ndarray:
-        size = 4 * self.head_config.classes * (self.info.features + 1)
+        size = self.head_config.classes * (self.info.features + 1)
         parts = [
             self._call(Command.HEAD, struct.pack("<IH", at, min(HEAD_CHUNK, size - at))).data
             for at in range(0, size, HEAD_CHUNK)
@@ -178,13 +178,13 @@ class FramedDevice(Device):
         head = self.head_config
         try:
             payload = struct.pack(
-                "<HHHfffI", head.classes, head.batch, head.bytes_per_parameter,
-                head.learning_rate, head.momentum, head.weight_decay, arena_bytes,
+                "<5HI4fI", head.classes, head.batch, head.bytes_per_parameter, head.new_classes, head.replay, head.seed,
+                head.learning_rate, head.momentum, head.weight_decay, head.learning_rate_decay, arena_bytes,
             )  # fmt: skip
         except struct.error:
             raise refusal("E_ARGUMENT") from None
         reply = self._request(Command.OPEN, payload)
-        need = CNeed(*struct.unpack("<9I", reply.data)) if reply.data else None
+        need = CNeed(*struct.unpack("<10I", reply.data)) if reply.data else None
         raise_for(reply.status, need)
         return to_need(need)
 

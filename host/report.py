@@ -184,13 +184,15 @@ def _activations(memory: dict, removed: dict) -> list[tuple[str, str]]:
 def describe_head(head: dict, gave_up: list[str]) -> str:
     """The plan for the head in a line."""
     text = f"{head['bytes_per_parameter']} bytes a parameter, batch {head['batch']}"
+    if head["replay"]:
+        text += f", {head['replay']:,} samples for replay"
     return text + (f"; given up for the budget: {', '.join(gave_up)}" if gave_up else "")
 
 
 def _memory(content: dict) -> RenderableType:
     cost, head = content["footprint"], content["head"]
     arena = cost["arena"]
-    learning = {part: arena[part] for part in ("weights", "momentum", "gradient", "batch")}
+    learning = {part: arena[part] for part in ("weights", "momentum", "gradient", "batch", "replay")}
     parts = {
         "arena": {
             **learning,

@@ -26,7 +26,7 @@ typedef enum {
     ENTROPI_E_IMAGE = -2,    /* not an entropi image, damaged (CRC), or inconsistent */
     ENTROPI_E_VERSION = -3,  /* an image or a record of another format version */
     ENTROPI_E_ARENA = -4,    /* the arena is too small or misaligned; need.missing says by how many bytes */
-    ENTROPI_E_NUMERIC = -5,  /* loss is NaN or infinite; the step was not applied */
+    ENTROPI_E_NUMERIC = -5,  /* loss or weights leave their range; the step was not applied */
     ENTROPI_E_STORE = -6,    /* the store failed to erase, to write or to read back */
     ENTROPI_E_EMPTY = -7,    /* nothing is stored */
     ENTROPI_E_DAMAGED = -8,  /* what is stored is no whole record */
@@ -45,32 +45,62 @@ typedef struct {
 } entropi_info;
 
 /* How the head learns. bytes_per_parameter is what each weight costs in the arena:
- *   12  weight, gradient and momentum, all float32: any batch without storing its samples
+ *   12  weight, gradient and momentum: any batch without storing its samples
  *    8  weight and momentum; the batch's int8 features are stored instead of a gradient
  *    4  weight alone, changed in place; momentum must be 0
- * 12 and 8 give bit-identical weights. */
+ *    2  weight of 16 bits, rounded stochastically; momentum must be 0
+ * 12 and 8 give bit-identical weights. docs/learning.md has the arithmetic. */
 typedef struct {
-    uint16_t classes;             /* 2 or more */
+    uint16_t classes;             /* most there can ever be, 2 or more */
     uint16_t batch;               /* samples averaged in one step, 1 or more */
-    uint16_t bytes_per_parameter; /* 12, 8 or 4 */
+    uint16_t bytes_per_parameter; /* 12, 8, 4 or 2 */
+    uint16_t new_classes;         /* below classes: the last so many take part only from their first sample on */
+    uint16_t replay;              /* samples kept to be learned again, one beside each new one; 0 for none */
+    uint32_t seed;                /* of the draws from those kept, and of stochastic rounding */
     float learning_rate;          /* > 0 */
     float momentum;               /* 0 <= momentum < 1 */
-    float weight_decay;           /* >= 0, on weights, not on biases */
+    float weight_decay;           /* >= 0, on weights, not on biases; learning_rate * weight_decay < 0.5 */
+    float learning_rate_decay;    /* >= 0; step t, from 0, takes learning_rate / (1 + learning_rate_decay * t) */
 } entropi_head_config;
 
 /* Bytes of arena, part by part. Encoder and learning take turns in the same bytes:
- * total = weights + momentum + gradient + batch + max(encoder, learning). */
+ * total = weights + momentum + gradient + batch + replay + max(encoder, learning). */
 typedef struct {
-    uint32_t weights;
+    uint32_t weights;  /* all of a learned head: what entropi_save keeps */
     uint32_t momentum;
     uint32_t gradient;
-    uint32_t batch;    /* int8 features and labels waiting for a step */
+    uint32_t batch;    /* int8 features and errors waiting for a step */
+    uint32_t replay;   /* int8 features and labels kept to be learned again */
     uint32_t encoder;  /* activations and one decoded row of weights, while encoding */
     uint32_t learning; /* scores and errors of the classes, while learning or predicting */
     uint32_t total;
     uint32_t given;    /* arena_length, as told to entropi_open; 0 from entropi_measure */
     uint32_t missing;  /* total - given where the arena is too small, else 0 */
 } entropi_need;
+
+/* entropi_need's parts and total as constant expressions. encoder_bytes is what the image wants for its encoder:
+ * ENTROPI_IMAGE_ENCODER_BYTES in the header that comes with an exported image, which also calls these macros. */
+#define ENTROPI_WEIGHTS_BYTES(features, classes, bytes_per_parameter)                                                  \
+    ENTROPI_ALIGNED(12 + 4ull * ((classes) + ((classes) + 31) / 32) +                                                  \
+                    ((bytes_per_parameter) == 2 ? 2ull : 4ull) * (classes) * (features))
+#define ENTROPI_MOMENTUM_BYTES(features, classes, bytes_per_parameter)                                                 \
+    ((bytes_per_parameter) < 8 ? 0 : ENTROPI_ALIGNED(4 + 4ull * (classes) * ((features) + 1ull)))
+#define ENTROPI_GRADIENT_BYTES(features, classes, bytes_per_parameter)                                                 \
+    ((bytes_per_parameter) < 12 ? 0 : ENTROPI_ALIGNED(4ull * (classes) * ((features) + 1ull)))
+#define ENTROPI_BATCH_BYTES(features, classes, batch, bytes_per_parameter)                                             \
+    ((bytes_per_parameter) == 12 || (batch) == 1 ? 0 : ENTROPI_ALIGNED(((features) + 4ull * (classes)) * (batch)))
+#define ENTROPI_REPLAY_BYTES(features, classes, replay)                                                                \
+    ((replay) == 0 ? 0 : ENTROPI_ALIGNED(8 + 6ull * (classes) + ((features) + 2ull) * (replay)))
+#define ENTROPI_LEARNING_BYTES(classes) ENTROPI_ALIGNED(72ull * (classes))
+#define ENTROPI_ARENA_BYTES(features, encoder_bytes, classes, batch, bytes_per_parameter, replay)                      \
+    (ENTROPI_WEIGHTS_BYTES(features, classes, bytes_per_parameter) +                                                   \
+     ENTROPI_MOMENTUM_BYTES(features, classes, bytes_per_parameter) +                                                  \
+     ENTROPI_GRADIENT_BYTES(features, classes, bytes_per_parameter) +                                                  \
+     ENTROPI_BATCH_BYTES(features, classes, batch, bytes_per_parameter) +                                              \
+     ENTROPI_REPLAY_BYTES(features, classes, replay) +                                                                 \
+     (ENTROPI_LEARNING_BYTES(classes) > (encoder_bytes) ? ENTROPI_LEARNING_BYTES(classes) : (encoder_bytes)))
+#define ENTROPI_ALIGNED(bytes)                                                                                         \
+    (((bytes) + ENTROPI_ARENA_ALIGNMENT - 1) / ENTROPI_ARENA_ALIGNMENT * ENTROPI_ARENA_ALIGNMENT)
 
 /* One layer's output while it lies in the arena: value (c, y, x) is values[c * plane + y * pitch + x]. */
 typedef struct {
@@ -109,8 +139,9 @@ typedef struct {
     entropi_head_config head;
     uint32_t image_length;
     uint32_t features;
-    uint32_t momentum_at, gradient_at, batch_at, working_at; /* offsets in the arena */
-    uint32_t pending;                                        /* samples waiting for a step */
+    uint32_t momentum_at, gradient_at, batch_at, replay_at, working_at; /* offsets in the arena */
+    uint32_t pending;                                                   /* samples waiting for a step */
+    uint32_t reach;                                                     /* no weight moves further by them */
 } entropi;
 
 /* Validate the image as entropi_open does and say what it holds.
@@ -137,29 +168,34 @@ entropi_status entropi_encode(entropi *self, const int8_t *input, size_t input_l
 entropi_status entropi_encode_observed(entropi *self, const int8_t *input, size_t input_length, int8_t *features,
                                        size_t features_length, entropi_observer *observer, void *context);
 
-/* Class with the highest score and its softmax probability. Errors: E_ARGUMENT, E_NUMERIC. */
+/* Class with the highest score and its softmax probability, among the classes known so far.
+ * Errors: E_ARGUMENT, E_NUMERIC. */
 entropi_status entropi_predict(entropi *self, const int8_t *features, size_t features_length, uint16_t *label,
                                float *score);
 
 /* Take in one labelled sample; loss gets its cross-entropy in nats before the step. The step is applied when the
- * batch is full. Errors: E_ARGUMENT, E_NUMERIC (the sample is dropped, the head unchanged). */
+ * batch is full. With replay, a sample drawn from those kept is taken in after it, as one more of the batch.
+ * Errors: E_ARGUMENT, E_NUMERIC (loss not finite, or a weight would reach 2^31: the sample is dropped, the head
+ * unchanged). */
 entropi_status entropi_learn(entropi *self, const int8_t *features, size_t features_length, uint16_t label,
                              float *loss);
 
-/* Apply the step for a batch that is not full; nothing happens when none is waiting. */
+/* Apply the step for a batch that is not full, along the mean gradient of its samples; nothing happens when none is
+ * waiting. */
 entropi_status entropi_flush(entropi *self);
 
-/* The head's weights, [classes][features] followed by the biases [classes]. Valid until the arena goes. */
-entropi_status entropi_head(const entropi *self, const float **parameters, size_t *count);
+/* Copy `count` of the head's parameters from number `first` on. They are the weights, [classes][features], and then
+ * the biases [classes]. Errors: E_ARGUMENT. */
+entropi_status entropi_head(const entropi *self, size_t first, size_t count, float *parameters);
 
 /* Write the head to the slot that does not hold the newest record, CRC last, and read it back: a power cut leaves the
  * old record or the new one. Nothing is written where the newest record holds this very head. Samples that wait for a
  * step are not stored. Errors: E_ARGUMENT (slot too small), E_STORE (the old record still stands). */
 entropi_status entropi_save(entropi *self, const entropi_store *store);
 
-/* Bring back the newest whole record of this image and head format; momentum and waiting samples start at zero.
- * Errors, the head unchanged: E_ARGUMENT; where neither slot holds such a record E_EMPTY, E_DAMAGED, E_FOREIGN,
- * E_VERSION or E_STORE, of two slots' reasons the one that says more. E_STORE with a head of zeros, as after
+/* Bring back the newest whole record of this image and head format; momentum, waiting samples and those kept for replay
+ * start at zero. Errors, the head unchanged: E_ARGUMENT; where neither slot holds such a record E_EMPTY, E_DAMAGED,
+ * E_FOREIGN, E_VERSION or E_STORE, of two slots' reasons the one that says more. E_STORE with a head of zeros, as after
  * entropi_open: the record could not be read a second time. */
 entropi_status entropi_restore(entropi *self, const entropi_store *store);
 

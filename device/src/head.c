@@ -1,146 +1,138 @@
-/* The linear head: softmax regression on x[i] = (feature[i] - center[i]) * gain, trained by SGD. Sums run in the order
- * of the features and, inside a batch, of the samples: the same bits on every machine. */
+/* The linear head: softmax regression on x[i] = (feature[i] - center[i]) * gain, trained by SGD. Here are the samples
+ * and their errors; weights.c has the weights. */
 #include "internal.h"
 
-typedef struct {
-    const int8_t *centers;
-    float gain;
-    float *weights, *biases, *momentum, *gradient, *scores, *errors;
-    int8_t *batch;
-} parts;
+/* What entropi.h's macros count is what is laid out here. */
+typedef char macros_count_the_state[sizeof(head_state) == HEAD_STATE_BYTES ? 1 : -1];
+typedef char macros_count_the_block[ENTROPI_LEARNING_BYTES(2) == 8 * (2 + HEAD_BLOCK) ? 1 : -1];
 
-static parts locate(const entropi *self)
+linear_head locate_head(const entropi *self)
 {
-    const image_header h = read_header(self->image);
-    const uint32_t classes = self->head.classes;
+    const image_header image = read_header(self->image);
+    const entropi_head_config *config = &self->head;
+    const uint32_t classes = config->classes;
     uint8_t *a = self->arena;
-    float *weights = (float *)(void *)a, *errors = (float *)(void *)(a + self->batch_at);
-    const uint32_t error_count = classes * self->head.batch;
-    return (parts){
-        .centers = (const int8_t *)self->image + h.centers_at,
-        .gain = h.feature_gain,
-        .weights = weights,
-        .biases = weights + classes * self->features,
-        .momentum = (float *)(void *)(a + self->momentum_at),
-        .gradient = (float *)(void *)(a + self->gradient_at),
+    linear_head h = {
+        .config = config,
+        .centers = (const int8_t *)self->image + image.centers_at,
+        .gain = image.feature_gain,
+        .features = self->features,
+        .classes = classes,
+        .state = (head_state *)(void *)a,
+        .biases = (float *)(void *)(a + HEAD_STATE_BYTES),
+        .batch_errors = (int32_t *)(void *)(a + self->batch_at),
         .scores = (float *)(void *)(a + self->working_at),
-        .errors = errors,
-        .batch = (int8_t *)(errors + error_count + (error_count & 1u)),
     };
+    h.known = (uint32_t *)(void *)(h.biases + classes);
+    h.weights = h.known + (classes + KNOWN_BITS - 1) / KNOWN_BITS;
+    h.batch = (int8_t *)(h.batch_errors + classes * config->batch);
+    h.errors = (int32_t *)(void *)(h.scores + classes);
+    h.block = h.errors + classes;
+    if (config->bytes_per_parameter >= 8) {
+        h.momentum_bound = (uint32_t *)(void *)(a + self->momentum_at);
+        h.bias_momentum = (float *)(void *)(h.momentum_bound + 1);
+        h.momentum = (int32_t *)(void *)(h.bias_momentum + classes);
+    }
+    if (config->bytes_per_parameter == 12) {
+        h.bias_gradient = (int32_t *)(void *)(a + self->gradient_at);
+        h.gradient = h.bias_gradient + classes;
+    }
+    return h;
 }
 
-/* scores[c] = biases[c] + gain * sum over i of weights[c][i] * (features[i] - centers[i]), four classes a pass */
-static void score(const parts *p, const int8_t *features, uint32_t count, uint32_t classes)
+uint32_t head_format(const entropi *self)
 {
-    uint32_t c = 0;
-    for (; c + 4 <= classes; c += 4) {
-        const float *w = p->weights + c * count;
-        float s0 = 0.0f, s1 = 0.0f, s2 = 0.0f, s3 = 0.0f;
-        for (uint32_t i = 0; i < count; i++, w++) {
-            const float x = (float)(features[i] - p->centers[i]);
-            s0 += w[0] * x;
-            s1 += w[count] * x;
-            s2 += w[2 * count] * x;
-            s3 += w[3 * count] * x;
-        }
-        p->scores[c] = p->biases[c] + p->gain * s0;
-        p->scores[c + 1] = p->biases[c + 1] + p->gain * s1;
-        p->scores[c + 2] = p->biases[c + 2] + p->gain * s2;
-        p->scores[c + 3] = p->biases[c + 3] + p->gain * s3;
-    }
-    for (; c < classes; c++) {
-        const float *w = p->weights + c * count;
-        float s = 0.0f;
-        for (uint32_t i = 0; i < count; i++)
-            s += w[i] * (float)(features[i] - p->centers[i]);
-        p->scores[c] = p->biases[c] + p->gain * s;
-    }
+    return (uint32_t)self->head.classes | (self->head.bytes_per_parameter == 2 ? 2u : 4u) << 16;
 }
 
 static int finite(float x) { return x - x == 0.0f; }
 
-/* Turn scores into probabilities; best gets the class with the highest score, the first of equals. */
-static entropi_status softmax(float *scores, uint32_t classes, uint32_t *best, float *log_sum)
+/* Turn the scores of the classes known so far, and of `label`, into probabilities, those of other classes into 0. best
+ * gets the class with the highest score, the first of equals. */
+static entropi_status softmax(const linear_head *h, uint32_t label, uint32_t *best, float *log_sum)
 {
-    *best = 0;
-    for (uint32_t c = 0; c < classes; c++) {
+    float *scores = h->scores, top = 0.0f, sum = 0.0f;
+    *best = h->classes;
+    for (uint32_t c = 0; c < h->classes; c++) {
+        const int known = c == label || (h->known[c / KNOWN_BITS] >> c % KNOWN_BITS & 1u);
         if (!finite(scores[c]))
             return ENTROPI_E_NUMERIC;
-        if (scores[c] > scores[*best])
-            *best = c;
+        if (!known)
+            scores[c] = -3e38f;
+        else if (*best == h->classes || scores[c] > top)
+            *best = c, top = scores[c];
     }
-    const float top = scores[*best];
-    float sum = 0.0f;
-    for (uint32_t c = 0; c < classes; c++) {
+    for (uint32_t c = 0; c < h->classes; c++) {
         scores[c] = exp_negative(scores[c] - top);
         sum += scores[c];
     }
-    for (uint32_t c = 0; c < classes; c++)
+    for (uint32_t c = 0; c < h->classes; c++)
         scores[c] /= sum;
     *log_sum = top + log_above_one(sum);
     return ENTROPI_OK;
 }
 
 entropi_status entropi_predict(entropi *self, const int8_t *features, size_t features_length, uint16_t *label,
-                               float *score_out)
+                               float *score)
 {
-    if (!self || !self->image || !features || !label || !score_out || features_length != self->features)
+    if (!self || !self->image || !features || !label || !score || features_length != self->features)
         return ENTROPI_E_ARGUMENT;
-    const parts p = locate(self);
+    const linear_head h = locate_head(self);
     uint32_t best;
     float log_sum;
-    score(&p, features, self->features, self->head.classes);
-    const entropi_status status = softmax(p.scores, self->head.classes, &best, &log_sum);
+    score_classes(&h, features);
+    const entropi_status status = softmax(&h, h.classes, &best, &log_sum);
     if (status)
         return status;
     *label = (uint16_t)best;
-    *score_out = p.scores[best];
+    *score = h.scores[best];
     return ENTROPI_OK;
 }
 
-/* One parameter's step along the batch's mean gradient. */
-static inline void step(const entropi_head_config *h, float *weight, float *momentum, float gradient)
+/* Errors, label minus probability, as integers; returns the largest magnitude. */
+static uint32_t find_errors(const linear_head *h, uint32_t label, float scale, int32_t *errors)
 {
-    if (momentum) {
-        *momentum = h->momentum * *momentum + gradient;
-        gradient = *momentum;
+    uint32_t largest = 0;
+    for (uint32_t c = 0; c < h->classes; c++) {
+        const float error = scale * ((c == label ? 1.0f : 0.0f) - h->scores[c]);
+        errors[c] = (int32_t)(error + (error < 0.0f ? -0.5f : 0.5f));
+        const uint32_t size = (uint32_t)(errors[c] < 0 ? -errors[c] : errors[c]);
+        largest = size > largest ? size : largest;
     }
-    *weight -= h->learning_rate * gradient;
+    return largest;
 }
 
-static void apply(entropi *self, const parts *p)
+static entropi_status take_in(entropi *self, const int8_t *features, uint16_t label, float *loss)
 {
-    const entropi_head_config *h = &self->head;
-    const uint32_t count = self->features, classes = h->classes, pending = self->pending;
-    const float mean = 1.0f / (float)pending, scale = p->gain * mean;
-    const int has_momentum = h->bytes_per_parameter >= 8, has_gradient = h->bytes_per_parameter == 12;
-    for (uint32_t c = 0; c < classes; c++) {
-        float *w = p->weights + c * count, *m = has_momentum ? p->momentum + c * count : NULL;
-        float *g = p->gradient + c * count;
-        for (uint32_t i = 0; i < count; i++) {
-            float sum = 0.0f;
-            if (has_gradient) {
-                sum = g[i];
-                g[i] = 0.0f;
-            } else {
-                for (uint32_t s = 0; s < pending; s++)
-                    sum += p->errors[s * classes + c] * (float)(p->batch[s * count + i] - p->centers[i]);
-            }
-            step(h, w + i, m ? m + i : NULL, scale * sum + h->weight_decay * w[i]);
-        }
+    const linear_head h = locate_head(self);
+    uint32_t best;
+    float log_sum, scale;
+    score_classes(&h, features);
+    const float own = h.scores[label];
+    entropi_status status = softmax(&h, label, &best, &log_sum);
+    *loss = status ? 0.0f : log_sum - own;
+    if (status || !finite(*loss))
+        return ENTROPI_E_NUMERIC;
+    status = make_room(&h, self->pending, &scale);
+    if (status)
+        return status;
+
+    h.known[label / KNOWN_BITS] |= 1u << label % KNOWN_BITS;
+    const int is_stored = stores_batch(&self->head);
+    int32_t *errors = is_stored ? h.batch_errors + self->pending * h.classes : h.errors;
+    self->reach = (self->pending ? self->reach : 0) + find_errors(&h, label, scale, errors) / 2 + 1;
+    if (h.gradient) {
+        add_sample(&h, h.gradient, features, errors);
+        for (uint32_t c = 0; c < h.classes; c++)
+            h.bias_gradient[c] += errors[c];
+    } else if (is_stored) {
+        copy_bytes(h.batch + self->pending * h.features, features, h.features);
     }
-    for (uint32_t c = 0; c < classes; c++) {
-        float sum = 0.0f, *g = p->gradient + classes * count + c;
-        if (has_gradient) {
-            sum = *g;
-            *g = 0.0f;
-        } else {
-            for (uint32_t s = 0; s < pending; s++)
-                sum += p->errors[s * classes + c];
-        }
-        step(h, p->biases + c, has_momentum ? p->momentum + classes * count + c : NULL, mean * sum);
+    if (++self->pending == self->head.batch) {
+        take_step(&h, is_stored ? h.batch : features, is_stored ? h.batch_errors : errors, self->pending, self->reach);
+        self->pending = 0;
     }
-    self->pending = 0;
+    return ENTROPI_OK;
 }
 
 entropi_status entropi_learn(entropi *self, const int8_t *features, size_t features_length, uint16_t label,
@@ -149,33 +141,15 @@ entropi_status entropi_learn(entropi *self, const int8_t *features, size_t featu
     if (!self || !self->image || !features || !loss || features_length != self->features ||
         label >= self->head.classes)
         return ENTROPI_E_ARGUMENT;
-    const parts p = locate(self);
-    const uint32_t count = self->features, classes = self->head.classes;
-    uint32_t best;
-    float log_sum;
-    score(&p, features, count, classes);
-    const float own = p.scores[label];
-    const entropi_status status = softmax(p.scores, classes, &best, &log_sum);
-    *loss = status ? 0.0f : log_sum - own;
-    if (status || !finite(*loss))
-        return ENTROPI_E_NUMERIC;
-
-    p.scores[label] -= 1.0f; /* the error: probabilities minus one-hot label */
-    if (self->head.bytes_per_parameter == 12) {
-        for (uint32_t c = 0; c < classes; c++) {
-            float *g = p.gradient + c * count;
-            for (uint32_t i = 0; i < count; i++)
-                g[i] += p.scores[c] * (float)(features[i] - p.centers[i]);
-            p.gradient[classes * count + c] += p.scores[c];
-        }
-    } else {
-        for (uint32_t c = 0; c < classes; c++)
-            p.errors[self->pending * classes + c] = p.scores[c];
-        for (uint32_t i = 0; i < count; i++)
-            p.batch[self->pending * count + i] = features[i];
-    }
-    if (++self->pending == self->head.batch)
-        apply(self, &p);
+    const entropi_status status = take_in(self, features, label, loss);
+    if (status)
+        return status;
+    uint16_t old_label;
+    float old_loss;
+    const int8_t *old = draw_sample(self, &old_label);
+    if (old)
+        (void)take_in(self, old, old_label, &old_loss); /* one that is refused is drawn in vain */
+    keep_sample(self, features, label);
     return ENTROPI_OK;
 }
 
@@ -184,17 +158,23 @@ entropi_status entropi_flush(entropi *self)
     if (!self || !self->image)
         return ENTROPI_E_ARGUMENT;
     if (self->pending) {
-        const parts p = locate(self);
-        apply(self, &p);
+        const linear_head h = locate_head(self);
+        take_step(&h, h.batch, h.batch_errors, self->pending, self->reach);
+        self->pending = 0;
     }
     return ENTROPI_OK;
 }
 
-entropi_status entropi_head(const entropi *self, const float **parameters, size_t *count)
+entropi_status entropi_head(const entropi *self, size_t first, size_t count, float *parameters)
 {
-    if (!self || !self->image || !parameters || !count)
+    if (!self || !self->image || !parameters)
         return ENTROPI_E_ARGUMENT;
-    *parameters = (const float *)(const void *)self->arena;
-    *count = (size_t)self->head.classes * (self->features + 1u);
+    const linear_head h = locate_head(self);
+    const size_t weights = (size_t)h.classes * h.features, all = weights + h.classes;
+    if (first > all || count > all - first)
+        return ENTROPI_E_ARGUMENT;
+    for (size_t i = first; i < first + count; i++)
+        *parameters++ = i < weights ? read_weight(&h, (uint32_t)(i % h.features * h.classes + i / h.features))
+                                    : h.biases[i - weights];
     return ENTROPI_OK;
 }

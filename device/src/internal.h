@@ -13,8 +13,20 @@
 /* A kernel whose arguments are constants where it is used: one specialised copy a use, at -Os too. */
 #if defined(__GNUC__)
 #define SPECIALISE static inline __attribute__((always_inline))
+#define NOT_INLINED static __attribute__((noinline))
 #else
 #define SPECIALISE static inline
+#define NOT_INLINED static
+#endif
+
+#if defined(__GNUC__)
+#define copy_bytes(to, from, count) (void)__builtin_memcpy(to, from, count)
+#else
+static inline void copy_bytes(int8_t *to, const int8_t *from, uint32_t count)
+{
+    while (count--)
+        *to++ = *from++;
+}
 #endif
 
 enum { HEADER_BYTES = 64, TENSOR_BYTES = 16, LAYER_BYTES = 32, CRC_BYTES = 4 };
@@ -222,6 +234,80 @@ static inline int8_t clamp_i8(int32_t x, int32_t low, int32_t high)
 
 /* A head of zeros, and no sample waiting, in an arena that is laid out. */
 void start_again(entropi *self);
+
+/* The head in the arena; docs/learning.md has the arithmetic. A weight is its mantissa * 2^exponent. Mantissas are
+ * int32_t, [features][classes]; weights of two bytes hold the upper halves of theirs. */
+typedef struct {
+    int32_t exponent;
+    uint32_t bound; /* no mantissa's magnitude is larger */
+    uint32_t steps; /* taken so far */
+} head_state;
+
+typedef struct {
+    const entropi_head_config *config;
+    const int8_t *centers;
+    float gain;
+    uint32_t features, classes;
+    head_state *state;
+    float *biases;
+    uint32_t *known;          /* a bit a class */
+    void *weights;            /* int32_t, or int16_t where they are short */
+    uint32_t *momentum_bound; /* as state->bound, of momentum; NULL, with the next two, where there is none */
+    float *bias_momentum;
+    int32_t *momentum;                 /* what the next step keeps of the one before */
+    int32_t *bias_gradient, *gradient; /* NULL where the batch is stored instead */
+    int32_t *batch_errors;             /* [batch][classes] */
+    int8_t *batch;                     /* [batch][features] */
+    float *scores;
+    int32_t *errors; /* of one sample */
+    int32_t *block;  /* gradient of HEAD_BLOCK features */
+} linear_head;
+
+enum { HEAD_STATE_BYTES = 12, HEAD_BLOCK = 16, KNOWN_BITS = 32 };
+
+/* Of one sample nothing is stored: it is still there when the step is taken. */
+static inline int stores_batch(const entropi_head_config *config)
+{
+    return config->bytes_per_parameter < 12 && config->batch > 1;
+}
+
+linear_head locate_head(const entropi *self);
+
+/* Tells records of heads apart that cannot read each other's: the most classes, and the bytes of a weight. */
+uint32_t head_format(const entropi *self);
+
+/* A head of zeros in an arena of zeros. */
+void start_head(const linear_head *h);
+
+/* Weight number `at` of [features][classes]. */
+float read_weight(const linear_head *h, uint32_t at);
+
+/* scores[c] = biases[c] + gain * sum over i of weights[i][c] * (features[i] - centers[i]) */
+void score_classes(const linear_head *h, const int8_t *features);
+
+/* Before the first sample of a batch, when none is pending, raise the exponent where the step to come could leave the
+ * range of mantissas. error_scale turns errors between -1 and 1 into the integers that add_sample and take_step want.
+ * Errors: E_NUMERIC where a weight could reach 2^31 (nothing is changed). */
+entropi_status make_room(const linear_head *h, uint32_t pending, float *error_scale);
+
+/* gradient += errors times features, of one sample */
+void add_sample(const linear_head *h, int32_t *gradient, const int8_t *features, const int32_t *errors);
+
+/* Take the step of `pending` samples, whose gradient moves no weight further than reach. Where no gradient is kept,
+ * samples and errors are theirs. */
+void take_step(const linear_head *h, const int8_t *samples, const int32_t *errors, uint32_t pending, uint32_t reach);
+
+/* Keep a sample of a class, or not, so that classes stay even; a sample kept, drawn at random, or NULL. */
+void keep_sample(const entropi *self, const int8_t *features, uint16_t label);
+const int8_t *draw_sample(const entropi *self, uint16_t *label);
+
+/* A hash whose values at 0, 1, 2 ... pass for random numbers. */
+static inline uint32_t mix(uint32_t x)
+{
+    x = (x ^ x >> 16) * 0x7FEB352Du;
+    x = (x ^ x >> 15) * 0x846CA68Bu;
+    return x ^ x >> 16;
+}
 
 /* exp(x) for x <= 0 and log(x) for x >= 1, to about 1e-7 relative, the same bits everywhere. */
 float exp_negative(float x);

@@ -1,17 +1,14 @@
 /* The arena: how many bytes each part takes, and where it starts. */
 #include "internal.h"
 
-static uint32_t align(uint64_t bytes)
-{
-    return (uint32_t)((bytes + ENTROPI_ARENA_ALIGNMENT - 1) & ~(uint64_t)(ENTROPI_ARENA_ALIGNMENT - 1));
-}
-
 static int head_fits(const entropi_head_config *head)
 {
     const int bytes = head->bytes_per_parameter;
-    return head->classes >= 2 && head->batch >= 1 && (bytes == 4 || bytes == 8 || bytes == 12) &&
-           head->learning_rate > 0.0f && head->learning_rate < 1e9f && head->momentum >= 0.0f &&
-           head->momentum < 1.0f && head->weight_decay >= 0.0f && head->weight_decay < 1e9f &&
+    return head->classes >= 2 && head->new_classes < head->classes && head->batch >= 1 &&
+           (bytes == 2 || bytes == 4 || bytes == 8 || bytes == 12) && head->learning_rate > 0.0f &&
+           head->learning_rate < 1e9f && head->momentum >= 0.0f && head->momentum < 1.0f &&
+           head->weight_decay >= 0.0f && head->learning_rate * head->weight_decay < 0.5f &&
+           head->learning_rate_decay >= 0.0f && head->learning_rate_decay < 1e9f &&
            (bytes > 4 || head->momentum == 0.0f);
 }
 
@@ -19,25 +16,21 @@ static int head_fits(const entropi_head_config *head)
 static entropi_status measure(const uint8_t *image, const entropi_head_config *head, entropi_need *need)
 {
     const image_header h = read_header(image);
-    const uint64_t parameters = (uint64_t)head->classes * (h.features + 1u);
-    const uint64_t sample = h.features + 4u * (uint64_t)head->classes;
-    if (parameters > INT32_MAX / 16 || sample * head->batch > INT32_MAX / 4)
-        return ENTROPI_E_ARGUMENT;
-    const int bytes = head->bytes_per_parameter;
-    *need = (entropi_need){
-        .weights = align(4 * parameters),
-        .momentum = bytes >= 8 ? align(4 * parameters) : 0,
-        .gradient = bytes == 12 ? align(4 * parameters) : 0,
-        .batch = bytes == 12 ? 0 : align(4u * (uint64_t)head->classes * head->batch) +
-                                       align((uint64_t)h.features * head->batch),
-        .encoder = align(h.activation_bytes) + align(4u * (uint64_t)h.row_entries),
-        .learning = align(4u * (uint64_t)head->classes),
-    };
-    const uint64_t total = (uint64_t)need->weights + need->momentum + need->gradient + need->batch +
-                           (need->encoder > need->learning ? need->encoder : need->learning);
+    const uint32_t classes = head->classes, bytes = head->bytes_per_parameter;
+    const uint64_t encoder = ENTROPI_ALIGNED((uint64_t)h.activation_bytes) + ENTROPI_ALIGNED(4ull * h.row_entries);
+    const uint64_t total = ENTROPI_ARENA_BYTES(h.features, encoder, classes, head->batch, bytes, head->replay);
     if (total > INT32_MAX)
         return ENTROPI_E_ARGUMENT;
-    need->total = (uint32_t)total;
+    *need = (entropi_need){
+        .weights = (uint32_t)ENTROPI_WEIGHTS_BYTES(h.features, classes, bytes),
+        .momentum = (uint32_t)ENTROPI_MOMENTUM_BYTES(h.features, classes, bytes),
+        .gradient = (uint32_t)ENTROPI_GRADIENT_BYTES(h.features, classes, bytes),
+        .batch = (uint32_t)ENTROPI_BATCH_BYTES(h.features, classes, head->batch, bytes),
+        .replay = (uint32_t)ENTROPI_REPLAY_BYTES(h.features, classes, head->replay),
+        .encoder = (uint32_t)encoder,
+        .learning = (uint32_t)ENTROPI_LEARNING_BYTES(classes),
+        .total = (uint32_t)total,
+    };
     return ENTROPI_OK;
 }
 
@@ -56,6 +49,8 @@ void start_again(entropi *self)
     for (uint32_t i = 0; i < self->working_at; i++)
         self->arena[i] = 0;
     self->pending = 0;
+    const linear_head head = locate_head(self);
+    start_head(&head);
 }
 
 entropi_status entropi_open(entropi *self, const void *image, size_t image_length, const entropi_head_config *head,
@@ -80,11 +75,12 @@ entropi_status entropi_open(entropi *self, const void *image, size_t image_lengt
         .head = *head,
         .image_length = (uint32_t)image_length,
         .features = read_header(image).features,
-        .momentum_at = n.weights,
-        .gradient_at = n.weights + n.momentum,
-        .batch_at = n.weights + n.momentum + n.gradient,
-        .working_at = n.weights + n.momentum + n.gradient + n.batch,
     };
+    self->momentum_at = n.weights;
+    self->gradient_at = self->momentum_at + n.momentum;
+    self->batch_at = self->gradient_at + n.gradient;
+    self->replay_at = self->batch_at + n.batch;
+    self->working_at = self->replay_at + n.replay;
     start_again(self);
     return ENTROPI_OK;
 }

@@ -34,9 +34,6 @@ static uint32_t payload_bytes(const entropi *self) { return self->momentum_at; }
 
 static uint32_t own_crc_at(const entropi *self) { return UNIT + whole_units(payload_bytes(self)); }
 
-/* What tells incompatible heads apart: classes and bytes of a weight. */
-static uint32_t head_format(const entropi *self) { return self->head.classes | 4u << 16; }
-
 static unit erased(void)
 {
     unit u;

@@ -15,7 +15,7 @@ typedef enum {
     COMMAND_PREDICT,  /* features -> label u16, score f32 */
     COMMAND_LEARN,    /* label u16, features -> loss f32 */
     COMMAND_FLUSH,
-    COMMAND_HEAD, /* offset u32, length u16 -> that part of the head's bytes */
+    COMMAND_HEAD, /* first u32, count u16 -> those parameters of the head, f32 each */
     COMMAND_STACK, /* -> most bytes of stack used since reset, u32 */
     COMMAND_LAYERS, /* first layer u16, input -> CRC-32 of the output u32, ticks u64: of it and as many more as fit */
     COMMAND_SAVE,   /* -> bytes of a slot, u32, also where it fails */
@@ -28,7 +28,7 @@ extern uint8_t frame_buffer[], frame_end[], feature_buffer[], feature_end[], are
 
 static entropi encoder;
 static int is_open;
-static uint8_t returned[160]; /* what a reply carries, where that is neither features nor head */
+static uint8_t returned[160]; /* what a reply carries, where that is not features */
 
 /* A packed record, written or read field by field. */
 typedef struct {
@@ -118,7 +118,7 @@ static void info(frame_reply *reply)
 
 static void open(uint16_t length, frame_reply *reply)
 {
-    if (length != 22) {
+    if (length != 34) {
         reply->status = ENTROPI_E_ARGUMENT;
         return;
     }
@@ -127,9 +127,13 @@ static void open(uint16_t length, frame_reply *reply)
     head.classes = (uint16_t)get(&c, 2);
     head.batch = (uint16_t)get(&c, 2);
     head.bytes_per_parameter = (uint16_t)get(&c, 2);
+    head.new_classes = (uint16_t)get(&c, 2);
+    head.replay = (uint16_t)get(&c, 2);
+    head.seed = get(&c, 4);
     head.learning_rate = get_float(&c);
     head.momentum = get_float(&c);
     head.weight_decay = get_float(&c);
+    head.learning_rate_decay = get_float(&c);
     const uint32_t asked = get(&c, 4), capacity = size(arena_start, arena_end);
     entropi_need n = {0};
     start_clock();
@@ -138,8 +142,8 @@ static void open(uint16_t length, frame_reply *reply)
     reply->ticks = stop_clock();
     is_open = reply->status == ENTROPI_OK;
     c.at = returned;
-    const uint32_t parts[] = {n.weights,  n.momentum, n.gradient, n.batch,  n.encoder,
-                              n.learning, n.total,    n.given,    n.missing};
+    const uint32_t parts[] = {n.weights, n.momentum, n.gradient, n.batch, n.replay,
+                              n.encoder, n.learning, n.total,    n.given, n.missing};
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
         put(&c, parts[i], 4);
     reply->length = length_to(&c);
@@ -228,22 +232,20 @@ static void learn(uint16_t length, frame_reply *reply)
 
 static void head(uint16_t length, frame_reply *reply)
 {
-    const float *parameters = NULL;
-    size_t count = 0;
-    start_clock();
-    reply->status = (int8_t)entropi_head(&encoder, &parameters, &count);
-    reply->ticks = stop_clock();
+    float parameters[sizeof returned / sizeof(float)];
     cursor c = {frame_buffer};
-    const uint32_t offset = length == 6 ? get(&c, 4) : UINT32_MAX, wanted = get(&c, 2);
-    const uint32_t bytes = (uint32_t)(count * sizeof *parameters);
+    const uint32_t first = get(&c, 4), count = get(&c, 2);
+    if (length != 6 || count > sizeof parameters / sizeof *parameters)
+        return;
+    start_clock();
+    reply->status = (int8_t)entropi_head(&encoder, first, count, parameters);
+    reply->ticks = stop_clock();
     if (reply->status)
         return;
-    if (offset > bytes || wanted > bytes - offset || wanted > UINT16_MAX - 9) {
-        reply->status = ENTROPI_E_ARGUMENT;
-        return;
-    }
-    reply->data = (const uint8_t *)parameters + offset;
-    reply->length = (uint16_t)wanted;
+    c.at = returned;
+    for (uint32_t i = 0; i < count; i++)
+        put_float(&c, parameters[i]);
+    reply->length = length_to(&c);
 }
 
 /* entropi_save or entropi_restore. */

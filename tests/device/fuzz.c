@@ -17,7 +17,8 @@ static uint32_t next(void)
 
 static int run(const uint8_t *image, size_t length)
 {
-    const entropi_head_config head = {3, 2, 8, 0.1f, 0.9f, 0.0f};
+    const entropi_head_config head = {
+        .classes = 3, .batch = 2, .bytes_per_parameter = 8, .replay = 2, .learning_rate = 0.1f, .momentum = 0.9f};
     entropi_need need;
     entropi_info info;
     entropi self;

@@ -41,7 +41,11 @@ int main(int argc, char **argv)
     fclose(file);
     int restored = 0, refused = 0;
     for (long round = 0, rounds = atol(argv[2]); round < rounds; round++) {
-        const entropi_head_config head = {(uint16_t)(2 + next() % 6), 2, next() & 1 ? 8 : 12, 0.1f, 0.9f, 0.0f};
+        const entropi_head_config head = {.classes = (uint16_t)(2 + next() % 6),
+                                          .batch = 2,
+                                          .bytes_per_parameter = next() & 1 ? 8 : 12,
+                                          .learning_rate = 0.1f,
+                                          .momentum = 0.9f};
         entropi_need need;
         entropi_info info;
         entropi self;

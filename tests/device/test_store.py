@@ -174,7 +174,8 @@ def test_a_file_of_smaller_slots_is_refused(tmp_path):
     larger = HostDevice(bundle(99), "64KiB", head=HEAD, store=tmp_path / "head")
     with pytest.raises(DeviceError, match="E_FOREIGN"):
         larger.restore()
-    with pytest.raises(DeviceError, match=r"head has slots of 128 bytes, 864 are needed; name another file"):
+    needed = record_bytes(larger.need)
+    with pytest.raises(DeviceError, match=f"head has slots of 128 bytes, {needed} are needed; name another file"):
         larger.save()
     (tmp_path / "head").write_bytes(b"")
     with pytest.raises(DeviceError, match=r"head has slots of 0 bytes, 64 are needed; name another file"):
@@ -490,9 +491,4 @@ def test_the_documented_port_compiles(tmp_path):
     (tmp_path / "string.h").write_text(
         "#include <stddef.h>\nvoid *memcpy(void *to, const void *from, size_t length);\n"
     )
-    core = toolchain.CORES["cortex-m4f"]
-    done = toolchain.zig(
-        *("cc", *toolchain.target_flags(core), *toolchain.FIRMWARE_FLAGS, *toolchain.WARNINGS),
-        *(f"-I{toolchain.INCLUDE}", f"-I{tmp_path}", "-c", tmp_path / "port.c", "-o", tmp_path / "port.o"),
-    )
-    assert not done.returncode, done.stderr
+    toolchain.compile_object(toolchain.CORES["cortex-m4f"], tmp_path / "port.c", tmp_path)

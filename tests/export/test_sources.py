@@ -213,10 +213,10 @@ def test_the_folder_builds_on_its_own(folder, tmp_path):
 
 def test_an_arena_too_small_does_not_compile(folder, readme, tmp_path):
     main, budget = readme["c"]
-    size = "ENTROPI_IMAGE_ARENA_BYTES(CLASSES, BATCH, BYTES_PER_PARAMETER)]"
+    size = "ENTROPI_IMAGE_ARENA_BYTES(CLASSES, BATCH, BYTES_PER_PARAMETER, REPLAY)]"
     assert size in main
     source = tmp_path / "main.c"
-    for needed, refused in ((size, False), (size.replace("]", " - 8]"), True)):
+    for needed, refused in ((size, False), (size.replace("]", " - 1]"), True)):
         source.write_text(main.replace(size, needed) + budget)
         done = zig("cc", "-std=c11", f"-I{folder / 'src'}", "-c", source, "-o", tmp_path / "main.o")
         assert ("the arena is too small" in done.stderr, done.returncode != 0) == (refused, refused), done.stderr
@@ -226,11 +226,13 @@ def test_an_arena_too_small_does_not_compile(folder, readme, tmp_path):
 def macros(folder, tmp_path_factory) -> ctypes.CDLL:
     """The header's macros as functions."""
     path = tmp_path_factory.mktemp("macros") / "macros.c"
-    shutil.copy(folder / "src" / "entropi_image.h", path.parent)
+    for name in ("entropi.h", "entropi_image.h"):
+        shutil.copy(folder / "src" / name, path.parent)
     path.write_text(
         '#include "entropi_image.h"\n'
-        "unsigned arena(unsigned, unsigned, unsigned);\ndouble value(int);\n"
-        "unsigned arena(unsigned c, unsigned b, unsigned p) { return (unsigned)ENTROPI_IMAGE_ARENA_BYTES(c, b, p); }\n"
+        "unsigned arena(unsigned, unsigned, unsigned, unsigned);\ndouble value(int);\n"
+        "unsigned arena(unsigned c, unsigned b, unsigned p, unsigned r)\n"
+        "{ return (unsigned)ENTROPI_IMAGE_ARENA_BYTES(c, b, p, r); }\n"
         "double value(int which)\n{\n"
         "    const double values[] = {ENTROPI_IMAGE_BYTES, ENTROPI_IMAGE_FEATURES, ENTROPI_IMAGE_INPUT_BYTES,\n"
         "                             ENTROPI_IMAGE_CHANNELS, ENTROPI_IMAGE_HEIGHT, ENTROPI_IMAGE_WIDTH,\n"
@@ -252,11 +254,11 @@ def test_the_headers_macros_are_the_images(image, macros):
     ]  # fmt: skip
 
 
-@given(st.integers(2, 3000), st.integers(1, 300), st.sampled_from([4, 8, 12]))
+@given(st.integers(2, 3000), st.integers(1, 300), st.sampled_from([2, 4, 8, 12]), st.integers(0, 500))
 @settings(deadline=None)
-def test_the_arena_macro_is_what_the_runtime_measures(image, macros, classes, batch, bytes_per_parameter):
-    need = measure(image, HeadConfig(classes, batch, bytes_per_parameter))
-    assert macros.arena(classes, batch, bytes_per_parameter) == need.total
+def test_the_arena_macro_is_what_the_runtime_measures(image, macros, classes, batch, bytes_per_parameter, replay):
+    need = measure(image, HeadConfig(classes, batch, bytes_per_parameter, replay=replay))
+    assert macros.arena(classes, batch, bytes_per_parameter, replay) == need.total
 
 
 def test_the_c_is_the_runtimes(folder):

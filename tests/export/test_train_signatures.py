@@ -46,7 +46,7 @@ def device() -> HostDevice:
     """The C head with the same centring, a step after as many samples as are learned before flush."""
     image, _ = write_image(Network({0: Tensor(FEATURES, 1, 1, 1.0, 0)}, 0, 0), CENTERING)
     bundle = Bundle(Path(), image, {}, Preprocessing((0.0,) * FEATURES, (1.0,) * FEATURES, 1.0, 0))
-    return HostDevice(bundle, "64KiB", head=replace(HEAD, batch=1000))
+    return HostDevice(bundle, "64KiB", head=replace(HEAD, batch=32))
 
 
 def learn(run, c: HostDevice, features: np.ndarray, labels: np.ndarray) -> None:

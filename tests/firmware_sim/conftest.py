@@ -113,7 +113,7 @@ def open_on():
     def opened(bundle: Bundle, on: Board, compiler: Compiler, head: HeadConfig, arena: int) -> FramedDevice:
         info = describe(bundle.image)
         inputs = info.channels * info.height * info.width
-        firmware = build_firmware(bundle.image, on, arena, inputs, info.features, compiler)
+        firmware = build_firmware(bundle.image, on, arena, inputs, info.features, compiler=compiler)
         return FramedDevice(bundle, Emulator(on, firmware.elf), head, arena)
 
     return opened

@@ -10,7 +10,7 @@ IMAGE = b"no image, only bytes"
 
 
 def build(board, image=IMAGE, arena=4096, compiler=ZIG):
-    return build_firmware(image, board, arena, 3072, 512, compiler)
+    return build_firmware(image, board, arena, 3072, 512, compiler=compiler)
 
 
 def test_every_byte_of_ram_and_flash_is_accounted_for(nucleo, compiler):

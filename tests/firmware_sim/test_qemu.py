@@ -70,7 +70,7 @@ class Recorder:
 def build(bundle: Bundle, on: Board, compiler: Compiler) -> Firmware:
     info = describe(bundle.image)
     inputs = info.channels * info.height * info.width
-    return build_firmware(bundle.image, on, ARENA, inputs, info.features, compiler)
+    return build_firmware(bundle.image, on, ARENA, inputs, info.features, compiler=compiler)
 
 
 def lesson(bundle: Bundle, firmware: Firmware, rounds: int) -> Recorder:
