@@ -22,7 +22,7 @@ def write_sources(out: Path, image: bytes) -> list[Path]:
     files = {f"src/{path.name}": path.read_bytes() for path in runtime}
     files["src/entropi_image.c"] = c_source(image).encode()
     files["src/entropi_image.h"] = c_header(image).encode()
-    files["src/LICENSE"] = distribution("entropi").read_text("licenses/LICENSE").encode()
+    files["src/LICENSE"] = licence().encode()
     sources = "\n".join(f"  {name}" for name in sorted(files) if name.endswith(".c"))
     for path in TEMPLATES.rglob("*.*"):
         text = path.read_text().replace("@VERSION@", version("entropi")).replace("@SOURCES@", sources)
@@ -31,3 +31,9 @@ def write_sources(out: Path, image: bytes) -> list[Path]:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out / name, content)
     return [out / name for name in sorted(files)]
+
+
+def licence() -> str:
+    """The project's own."""
+    metadata = distribution("entropi")  # in a checkout it may be a folder beside the file itself
+    return metadata.read_text("licenses/LICENSE") or metadata.read_text("../LICENSE")

@@ -176,6 +176,7 @@ def test_random_cuts_during_learning(bundle, small):
 def test_power_on_is_a_reset(bundle, small):
     """What is executed after it is what a new board executes."""
     device = Simulator(bundle, board=small, budget="16KiB", head=HEAD)
+    device.power_on()
     after_open = device.emulator.instructions
     device.learn_features(np.ones(8, np.int8), 1)
     device.emulator.cut_power_after(100)
