@@ -70,7 +70,8 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 def command(script: str, options: argparse.Namespace) -> str:
     """The command line without private folders."""
     bundles = " ".join(bundle.name for bundle in options.bundles)
-    return f"python benchmarks/{script} {bundles} --targets {' '.join(map(title, options.targets))} --seeds {options.seeds}"
+    targets = " ".join(map(title, options.targets))
+    return f"python benchmarks/{script} {bundles} --targets {targets} --seeds {options.seeds}"
 
 
 def title(spec: str) -> str:
