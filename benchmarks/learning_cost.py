@@ -2,7 +2,7 @@
 
     python benchmarks/learning_cost.py
 
-Writes results/learning_cost.json and prints docs/learning.md's table.
+Writes results/learning_cost.json; benchmarks/learning_page.py puts it into docs/learning.md.
 """
 
 from __future__ import annotations
