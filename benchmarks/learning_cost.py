@@ -2,7 +2,7 @@
 
     python benchmarks/learning_cost.py
 
-Writes results/learning_cost.json and prints docs/learning.md's table.
+Writes results/learning_cost.json; benchmarks/learning_page.py puts it into docs/learning.md.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from entropi.device import Bundle, HeadConfig
 from entropi.device.files import write_json
-from entropi.device.toolchain import CORES, FIRMWARE_FLAGS, NUMERICS, compiler_version
+from entropi.device.toolchain import CORES, ZIG
 from entropi.export.image import Centering
 from entropi.firmware_sim import Simulator, board
 from entropi.firmware_sim.emulator import MODELS
@@ -61,7 +61,8 @@ def main() -> None:
     values, labels = lesson()
     bundle = head_bundle(FEATURES, Centering.of(values))
     rows = []
-    for core in sorted(set(CORES) & set(MODELS)):
+    cores = sorted(set(CORES) & set(MODELS))
+    for core in cores:
         print(f"\n{core}\n\n| bytes a parameter | batch | learn | predict | arena, bytes |\n|---|---|---|---|---|")
         for bytes_per_parameter, batch in MODES:
             momentum = MOMENTUM if bytes_per_parameter >= 8 else 0.0
@@ -75,8 +76,8 @@ def main() -> None:
         "features": FEATURES,
         "samples": SAMPLES,
         "seed": SEED,
-        "compiler": compiler_version(),
-        "flags": [*FIRMWARE_FLAGS, *NUMERICS],
+        "compiler": ZIG.version,
+        "flags": {core: list(ZIG.flags(CORES[core])) for core in cores},
         **provenance("ziglang", "unicorn"),
         "rows": rows,
     }

@@ -23,7 +23,7 @@ from entropi.device import Bundle, HeadConfig
 from entropi.device.bundle import Preprocessing
 from entropi.device.files import write_json
 from entropi.device.library import record_bytes
-from entropi.device.toolchain import CORES, FIRMWARE_FLAGS, NUMERICS, compiler_version
+from entropi.device.toolchain import CORES, ZIG
 from entropi.export.image import Centering, write_image
 from entropi.export.integer import Network, Tensor
 from entropi.firmware_sim import Simulator
@@ -113,8 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "command": f"python benchmarks/power_cuts.py --cuts {options.cuts} --board {options.board} "
         f"--features {options.features} --classes {options.classes}",
         "claim": "after any power cut the head saved last comes back, or the one that was being saved",
-        "compiler": compiler_version(),
-        "flags": [f"-mcpu={CORES[board.core].cpu}", *FIRMWARE_FLAGS, *NUMERICS],
+        "compiler": ZIG.version,
+        "flags": list(ZIG.flags(CORES[board.core])),
         "core": board.core,
         **provenance("ziglang", "unicorn"),
         "flash": {"page_bytes": board.flash_page, "unit_bytes": board.flash_unit},

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from entropi.device import DeviceError, HostDevice, measure, plan_head
+from entropi.device.budget import HALVED_AFTER, MOMENTUM, recipe
 
 BUNDLE = head_bundle(512)
 IMAGE = BUNDLE.image
@@ -25,6 +26,13 @@ def test_the_plan_takes_what_fits_and_says_what_it_gave_up():
     assert found[12_000][0] == 2 and "weights of 32 bits (" in found[12_000][2][1]
     with pytest.raises(DeviceError, match="E_ARENA: needed .* given 9000, missing"):
         plan_head(IMAGE, 9_000, 10)
+
+
+def test_the_learning_rate_falls_with_samples_whatever_the_batch():
+    for head in (recipe(10, 4, batch) for batch in (1, 4)):
+        assert head.learning_rate_decay * (HALVED_AFTER / head.batch) == pytest.approx(1)
+    assert recipe(10, 8, 4).learning_rate == pytest.approx(recipe(10, 4, 4).learning_rate * (1 - MOMENTUM))
+    assert plan_head(IMAGE, 24_000, 10, learning_rate=2.0).head == recipe(10, 4, 4, learning_rate=2.0)
 
 
 @settings(max_examples=50, deadline=None)
