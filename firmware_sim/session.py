@@ -17,7 +17,7 @@ from entropi.device.units import parse_bytes
 from entropi.firmware_sim.boards import Board, board
 from entropi.firmware_sim.build import build_firmware
 from entropi.firmware_sim.emulator import INSTRUCTION_LIMIT, Emulator
-from entropi.firmware_sim.protocol import Command, Link, LinkError, Reply, Transport
+from entropi.firmware_sim.protocol import CLOSED, Command, Link, LinkError, Reply, Transport
 
 HEAD_CHUNK = 40  # of the head's parameters read in one frame; main.c answers no more
 
@@ -210,7 +210,14 @@ class FramedDevice(Device):
     def _request(self, command: Command, payload: bytes) -> Reply:
         if self._link is None:
             raise DeviceError(f"the device is closed, {command.name} cannot be sent; open another")
-        return self._link.request(command, payload)
+        reply = self._link.request(command, payload)
+        if reply.status == CLOSED:
+            raise DeviceError(
+                "E_CLOSED: the device was reset, as by a loss of power, and its head is gone; open it again, or give "
+                "the session's command again, which goes on from its last checkpoint",
+                "E_CLOSED",
+            )
+        return reply
 
 
 class Simulator(FramedDevice):
