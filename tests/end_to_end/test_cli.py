@@ -118,6 +118,7 @@ def test_select_then_export(run, small_demo, tmp_path):
         (("simulate", "x", "--target", "builtin:digits"), "x/encoder.entropi is missing"),
         (("simulate", "PIXELS", "--target", "builtin:digits"), "the encoder takes (1, 8, 8)"),
         (("simulate", "PIXELS", "--target", "builtin:digits8x8", "--samples", "5000"), "ask for at most"),
+        (("simulate", "PIXELS", "--target", "builtin:digits8x8", "--new-classes", "10"), "let at most 9 come later"),
         (("demo", "--out", "x", "--board", "redpill"), "nucleo-f446re"),
         (("boards", "--board", "redpill"), "no board is named 'redpill'; choose one of arduino-nano-33-ble, "),
         (("boards", "PIXELS", "--board", "mine.toml"), "mine.toml: No such file"),
