@@ -94,7 +94,11 @@ class FramedDevice(Device):
         self.ticks = {"encode": Ticks(), "learn": Ticks(), "predict": Ticks()}
         self._arena_bytes = arena_bytes
         self._stack_used = 0
-        self._link: Link | None = Link(transport)
+        self._link: Link | None = None
+        self._connect(transport)
+
+    def _connect(self, transport: Transport) -> None:
+        self._link = Link(transport)
         self.firmware_info = self._check_firmware()
         self.reset()
 
@@ -256,8 +260,7 @@ class Simulator(FramedDevice):
         """Switch the board off, unless the power has failed already, and on: flash is kept, the head is lost until
         `restore` brings back what `save` has kept."""
         self.emulator.power_on()
-        self._link = Link(self.emulator)
-        self.reset()
+        self._connect(self.emulator)
 
     def footprint(self) -> dict:
         """Everything the session costs the board, as a JSON-able dict.

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
-from entropi.host.figures import BLUE, GREEN, GREY, ORANGE, tidy
+from entropi.host.figures import BLACK, BLUE, GREEN, GREY, ORANGE, tidy
 
 WINDOWS = 25  # the moving mean is over this part of a session
 LEAST_WINDOW = 10  # samples
@@ -30,21 +30,23 @@ def session_figure(content: dict, path: str | Path) -> None:
     figure = Figure(figsize=(8, 5.6), dpi=160, layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(1.4, 1))
     _accuracies(top, content, hits, window)
-    bottom.plot(*_moving(samples["loss"], window), color=ORANGE, linewidth=1.6, label=f"last {window} samples")
-    bottom.set_ylabel("loss before learning, nats")
+    bottom.plot(*_moving(samples["loss"], window), color=ORANGE, linewidth=1.6)
+    bottom.set_ylabel(f"loss before learning,\nlast {window} samples, nats")
     bottom.set_ylim(bottom=0)
     bottom.set_xlabel("samples learned")
     bottom.set_xlim(0, len(hits))
+    bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
     bottom.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    for axes in (top, bottom):
-        for end in content["rounds"][1:-1]:
-            axes.axvline(end, color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
-        tidy(axes)
-        axes.legend(frameon=False, fontsize=9, loc="best")
     settings = content["settings"]
-    if settings["head"]["new_classes"]:
-        first_new = content["rounds"][settings["epochs"]]
-        top.annotate("new classes", (first_new, 0), (4, 4), textcoords="offset points", fontsize=9, color=GREY)
+    ends = content["rounds"][1:-1]
+    for axes in (top, bottom):
+        for end in ends:
+            axes.axvline(end, color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
+        if settings["head"]["new_classes"]:
+            first_new = ends[settings["epochs"] - 1]
+            axes.axvline(first_new, color=BLACK, linewidth=1.2, linestyle="-.", zorder=0, label="new classes come")
+        tidy(axes)
+    figure.legend(*top.get_legend_handles_labels(), loc="outside lower left", ncols=3, frameon=False, fontsize=9)
     title = f"{settings['device']}: {content['accuracy']:.1%} of the held-out images right"
     task = wrap(settings["target"], TITLE_COLUMNS, break_on_hyphens=False)
     top.set_title(title + "\n" * len(task), loc="left", fontsize=11.5)

@@ -183,9 +183,10 @@ def test_a_board_at_a_port_learns_what_the_emulated_one_does(run, pixels, storin
 
 
 def test_the_firmware_is_built_as_the_page_says(pixels, tmp_path, monkeypatch):
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "simulate.md").read_text(), re.S)
+    _, example = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "simulate.md").read_text(), re.S)
     shutil.copytree(pixels.folder, tmp_path / "build" / "r18")
     shutil.copy(FIRMWARE / "ports" / "stm32f446_usart2.c", tmp_path / "uart.c")
+    shutil.copy(FIRMWARE / "flash.c", tmp_path / "flash.c")
     monkeypatch.chdir(tmp_path)
     exec(compile(example, "simulate.md", "exec"), {})
     assert (tmp_path / "firmware.elf").read_bytes()[:4] == b"\x7fELF"
