@@ -217,8 +217,8 @@ class Session:
 
 
 def check_target(target: Dataset, bundle: Bundle, samples_a_class: int | None = None, new_classes: int = 0) -> None:
-    """Raise ValueError, before any long work, when the images do not fit the encoder, a class is too small, or no class
-    is left to begin with."""
+    """Raise ValueError, before any long work, when the images do not fit the encoder, a class is too small, or none is
+    left to begin with."""
     info = describe(bundle.image)
     shape = (info.channels, info.height, info.width)
     if target.input_shape != shape:
@@ -226,10 +226,14 @@ def check_target(target: Dataset, bundle: Bundle, samples_a_class: int | None = 
             f"{target.name} has images of {target.input_shape} and the encoder takes {shape}; "
             "choose a target of that shape"
         )
-    most = len(target.classes) - 1
-    if new_classes > most:
-        raise ValueError(
-            f"{new_classes} new classes of {most + 1} leave none to begin with; let at most {most} come later"
-        )
+    check_new_classes(new_classes, len(target.classes))
     if samples_a_class:
         few_shot_indices(target.train.labels, samples_a_class)
+
+
+def check_new_classes(new_classes: int, classes: int) -> None:
+    """Raise ValueError when all classes are to come later."""
+    if new_classes >= classes:
+        raise ValueError(
+            f"{new_classes} new classes of {classes} leave none to begin with; let at most {classes - 1} come later"
+        )

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from entropi.device import Bundle, Device, HeadConfig
 
 SESSION_FOLDER = "Folder of the session; an interrupted one is gone on with."
+LEARNING_RATE_LIMIT = 1e9  # entropi_open's
 INTERRUPTED = 130  # exit status, as after any ^C
 
 
@@ -100,6 +101,7 @@ def simulate(
     Example: entropi simulate build/r18 --board nucleo-f446re --target builtin:digits --budget 48KiB
     """
     check_device(board, budget)
+    plan = _plan_options(lr, new_classes, replay)
     from entropi.firmware_sim import Simulator
     from entropi.firmware_sim import board as find
 
@@ -107,7 +109,6 @@ def simulate(
         return Simulator(opened, board, budget, classes, head)
 
     choices = {"samples_a_class": samples, "epochs": epochs, "every": every, "seed": seed}
-    plan = _plan_options(lr, new_classes, replay)
     _session(connect, find(board).name, bundle, folder, target, budget, plan, choices, as_json)
 
 
@@ -132,20 +133,24 @@ def device(
 
     Example: entropi device build/r18 --port /dev/ttyACM0 --target builtin:digits --budget 48KiB
     """
+    from entropi.device.units import parse_bytes
     from entropi.firmware_sim.serial import SerialDevice, SerialTransport
 
+    parse_bytes(budget)
+    plan = _plan_options(lr, new_classes, replay)
     transport = SerialTransport(port, baud)
 
     def connect(opened: Bundle, classes: int, head: HeadConfig) -> Device:
         return SerialDevice(opened, transport, baud, budget, classes, head)
 
     choices = {"samples_a_class": samples, "epochs": epochs, "every": every, "seed": seed}
-    plan = _plan_options(lr, new_classes, replay)
     _session(connect, "board at a serial port", bundle, folder, target, budget, plan, choices, as_json)
 
 
 def _plan_options(lr: float | None, new_classes: int, replay: bool | None) -> dict[str, Any]:
-    """What plan_head is told."""
+    """What plan_head is told. Raises ValueError for a learning rate that no head takes."""
+    if lr is not None and not 0 < lr < LEARNING_RATE_LIMIT:
+        raise ValueError(f"--lr {lr:g} is no learning rate; choose one above 0 and below {LEARNING_RATE_LIMIT:g}")
     options = {"new_classes": new_classes, "keep_samples": replay}
     return options if lr is None else {"learning_rate": lr, **options}
 
@@ -244,6 +249,9 @@ def report(
     check_device(board, budget)
     from entropi.host.report import render
     from entropi.host.report import report as measure
+    from entropi.host.session import check_new_classes
+
+    check_new_classes(new_classes, classes)
 
     with bar("report") as progress:
         progress(0, 1, "counting and measuring")
