@@ -24,8 +24,8 @@ from entropi.device.toolchain import (
 from entropi.firmware_sim.boards import Board, BoardError, Memory
 
 FIRMWARE = Path(__file__).resolve().parent / "firmware"
-PORT = FIRMWARE / "port_semihosting.c"
-SOURCES = (*sorted(set(FIRMWARE.glob("*.c")) - {PORT}), *RUNTIME_SOURCES)
+PORT, FLASH = FIRMWARE / "port_semihosting.c", FIRMWARE / "flash.c"
+SOURCES = (*sorted(set(FIRMWARE.glob("*.c")) - {PORT, FLASH}), *RUNTIME_SOURCES)
 STACK_MINIMUM = 2048  # bytes of RAM kept for the stack at least; the rest of RAM is the stack's too
 NUMBER_BYTES = 2  # of a layer or a label, in front of an input or features
 COMMAND_BYTES = 64  # the longest command without input or features, rounded up
@@ -81,14 +81,16 @@ def build_firmware(
     record_bytes: int = 0,
     compiler: Compiler = ZIG,
     port: Path = PORT,
+    flash: Path = FLASH,
 ) -> Firmware:
     """Compile, once for each core and compiler, and link the runtime, the main loop and an image.
 
     arena_bytes, input_bytes and feature_bytes are what the firmware's arena, its frame buffer and its buffer of
     features have to hold; record_bytes is what a stored head takes. The store's two slots, of whole pages, are the end
-    of flash; there are none where the firmware needs those bytes, or the board's file tells no pages. port is the C
-    file with port.h's functions. Raises BoardError with needed, given and missing bytes where flash or RAM is too
-    small, ToolchainError where the compiler fails.
+    of flash; there are none where the firmware needs those bytes, or the board's file tells no pages. port and flash
+    are the C files with the functions of port.h and flash.h: the emulator's, unless a real board's are given. Raises
+    BoardError with needed, given and missing bytes where flash or RAM is too small, ToolchainError where the compiler
+    fails.
     """
     frame = max(NUMBER_BYTES + max(input_bytes, feature_bytes), COMMAND_BYTES)
     if frame > FRAME_LIMIT:
@@ -96,7 +98,7 @@ def build_firmware(
     sizes = {"arena": arena_bytes, "frame": frame, "features": feature_bytes, "stack": STACK_MINIMUM}
     compile_one = partial(compile_object, CORES[board.core], compiler=compiler)
     with ThreadPoolExecutor() as pool:
-        objects = list(pool.map(lambda source: compile_one(source, FIRMWARE), (*SOURCES, port)))
+        objects = list(pool.map(lambda source: compile_one(source, FIRMWARE), (*SOURCES, port, flash)))
     slot = -(-record_bytes // board.flash_page) * board.flash_page if board.flash_page else 0
     return link(board, objects, image, sizes, slot, compiler)
 

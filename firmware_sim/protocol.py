@@ -17,6 +17,7 @@ HEADER = struct.Struct("<BBHH")
 REPLY = struct.Struct("<bQ")
 REPLY_BIT = 0x80
 DAMAGED = 0xFF
+CLOSED = 1  # a reply's status, beside entropi_status
 LENGTH_LIMIT = 0xFFFF
 ATTEMPTS = 8
 PATIENCE = 15.0  # seconds that one command may go unanswered

@@ -17,7 +17,7 @@ from entropi.device.units import parse_bytes
 from entropi.firmware_sim.boards import Board, board
 from entropi.firmware_sim.build import build_firmware
 from entropi.firmware_sim.emulator import INSTRUCTION_LIMIT, Emulator
-from entropi.firmware_sim.protocol import Command, Link, LinkError, Reply, Transport
+from entropi.firmware_sim.protocol import CLOSED, Command, Link, LinkError, Reply, Transport
 
 HEAD_CHUNK = 40  # of the head's parameters read in one frame; main.c answers no more
 
@@ -94,7 +94,11 @@ class FramedDevice(Device):
         self.ticks = {"encode": Ticks(), "learn": Ticks(), "predict": Ticks()}
         self._arena_bytes = arena_bytes
         self._stack_used = 0
-        self._link: Link | None = Link(transport)
+        self._link: Link | None = None
+        self._connect(transport)
+
+    def _connect(self, transport: Transport) -> None:
+        self._link = Link(transport)
         self.firmware_info = self._check_firmware()
         self.reset()
 
@@ -210,7 +214,14 @@ class FramedDevice(Device):
     def _request(self, command: Command, payload: bytes) -> Reply:
         if self._link is None:
             raise DeviceError(f"the device is closed, {command.name} cannot be sent; open another")
-        return self._link.request(command, payload)
+        reply = self._link.request(command, payload)
+        if reply.status == CLOSED:
+            raise DeviceError(
+                "E_CLOSED: the device was reset, as by a loss of power, and its head is gone; open it again, or give "
+                "the session's command again, which goes on from its last checkpoint",
+                "E_CLOSED",
+            )
+        return reply
 
 
 class Simulator(FramedDevice):
@@ -249,8 +260,7 @@ class Simulator(FramedDevice):
         """Switch the board off, unless the power has failed already, and on: flash is kept, the head is lost until
         `restore` brings back what `save` has kept."""
         self.emulator.power_on()
-        self._link = Link(self.emulator)
-        self.reset()
+        self._connect(self.emulator)
 
     def footprint(self) -> dict:
         """Everything the session costs the board, as a JSON-able dict.

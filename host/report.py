@@ -12,6 +12,7 @@ from rich.text import Text
 from entropi.device import Bundle, Device
 from entropi.firmware_sim import Simulator
 from entropi.host.costs import costs, predict, records
+from entropi.host.footprint import render_memory, render_work
 from entropi.host.networks.cost import TABLE_2_BATCH, TABLE_2_CLASSES, table_2
 from entropi.host.tables import table
 
@@ -32,13 +33,15 @@ def exercise(device: Device, classes: int) -> None:
     device.predict_features(features[0])
 
 
-def report(bundle: Bundle, board: str = "nucleo-f446re", budget: int | str = "48KiB", classes: int = 10) -> dict:
+def report(
+    bundle: Bundle, board: str = "nucleo-f446re", budget: int | str = "48KiB", classes: int = 10, **options
+) -> dict:
     """Everything `entropi report` prints, as JSON-able data.
 
-    The footprint is measured in a short session on the emulated board. Raises BoardError or DeviceError when the
-    bundle does not fit.
+    The footprint is measured in a short session on the emulated board, with the head that plan_head picks, told
+    `options`. Raises BoardError or DeviceError when the bundle does not fit.
     """
-    with Simulator(bundle, board=board, budget=budget, classes=classes) as device:
+    with Simulator(bundle, board, budget, classes, **options) as device:
         exercise(device, classes)
         footprint = device.footprint()
         head = asdict(device.head_config)
@@ -83,8 +86,8 @@ def render(content: dict) -> RenderableType:
         _stored(content),
         _work(content),
         _totals(content),
-        _memory(content),
-        instructions(cost),
+        render_memory(cost, content["head"], content["gave_up"]),
+        render_work(cost),
     )
 
 
@@ -179,47 +182,3 @@ def _activations(memory: dict, removed: dict) -> list[tuple[str, str]]:
         ("channels left out", f"{gone['constant']['channels']:,} constant, {gone['unread']['channels']:,} unread"),
         ("  with them weights", f"{sum(saving['weights'] for saving in gone.values()):,}"),
     ]
-
-
-def describe_head(head: dict, gave_up: list[str]) -> str:
-    """The plan for the head in a line."""
-    text = f"{head['bytes_per_parameter']} bytes a parameter, batch {head['batch']}"
-    if head["replay"]:
-        text += f", {head['replay']:,} samples for replay"
-    return text + (f"; given up for the budget: {', '.join(gave_up)}" if gave_up else "")
-
-
-def _memory(content: dict) -> RenderableType:
-    cost, head = content["footprint"], content["head"]
-    arena = cost["arena"]
-    learning = {part: arena[part] for part in ("weights", "momentum", "gradient", "batch", "replay")}
-    parts = {
-        "arena": {
-            **learning,
-            "encoder, and in its place": arena["encoder"],
-            "learning": arena["learning"],
-            "used": arena["total"],
-            "budget": arena["given"],
-        },
-        "flash": cost["flash"],
-        "RAM": cost["ram"],
-        "stack": cost["stack"],
-    }
-    lines = [
-        (memory if number == 0 else "", part, f"{size:,}")
-        for memory, sizes in parts.items()
-        for number, (part, size) in enumerate(sizes.items())
-    ]
-    title = f"{cost['board']}, {head['classes']} classes: {describe_head(head, content['gave_up'])}"
-    return table(title, ("memory", "part", ">bytes"), lines)
-
-
-def instructions(cost: dict) -> RenderableType:
-    """Executed instructions by kind of call, with core, compiler and flags."""
-    title = f"Instructions on {cost['core']}, {cost['compiler']} {' '.join(cost['flags'])}"
-    lines = (
-        (call, *(f"{ticks[k]:,.0f}" for k in ("calls", "min", "mean", "max")))
-        for call, ticks in cost["instructions"].items()
-        if ticks["calls"]
-    )
-    return table(title, ("call", ">calls", ">least", ">mean", ">most"), lines)

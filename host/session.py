@@ -2,7 +2,8 @@
 
 An interrupted session goes on from its checkpoint: the device learns the features of the samples so far once more, no
 image is encoded again, and the head's CRC-32 must be what it was. It ends with the bytes of one that was not
-interrupted.
+interrupted. (A head that the device has saved would not do: momentum and replay are not stored.) At the end the device
+saves its head.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from entropi.device import Bundle, Device
+from entropi.device import Bundle, Device, DeviceError
 from entropi.device.library import describe
 from entropi.host.data import Dataset, few_shot_indices
 from entropi.host.lesson import order
@@ -38,12 +39,20 @@ class Session:
         pool = np.arange(len(labels))
         if settings["samples_a_class"]:
             pool = few_shot_indices(labels, settings["samples_a_class"], settings["seed"])
-        self.round = len(pool)
-        shuffled = order(len(pool), settings["epochs"], settings["seed"])
-        self.samples = pool[shuffled]
-        first_met = np.argsort(shuffled[: len(pool)])
-        self._place = first_met[shuffled]  # in state.features, of every sample
-        self._every = settings["every"] or math.ceil(len(self.samples) / GRADINGS)
+        self._first_new = len(target.classes) - settings["head"]["new_classes"]
+        is_new = labels[pool] >= self._first_new
+        epochs, seed = settings["epochs"], settings["seed"]
+        parts = [part for part in (pool[~is_new], pool[is_new]) if len(part)]
+        self.samples = np.concatenate([part[order(len(part), epochs, seed)] for part in parts])
+        lengths = np.repeat([len(part) for part in parts], epochs)
+        self.rounds = [0, *np.cumsum(lengths).tolist()]  # where each begins in self.samples, and where the last ends
+        _, met, which = np.unique(self.samples, return_index=True, return_inverse=True)
+        self._place = np.argsort(np.argsort(met))[which]  # in state.features, of every sample
+        self._is_first = np.isin(np.arange(len(self.samples)), met)
+        every = settings["every"] or math.ceil(len(self.samples) / GRADINGS)
+        self._gradings = {*range(every, len(self.samples), every), len(self.samples)}
+        if is_new.any():
+            self._gradings.add(epochs * len(parts[0]))
         self._right = 0  # of this round's samples
         self._kept_at = time.monotonic()
 
@@ -71,7 +80,8 @@ class Session:
             if not step(progress, stop):
                 return None
         head = self.device.head()
-        return self.folder.finish(self._content(gave_up, head), head)
+        not_stored = self._save()
+        return self.folder.finish(self._content(gave_up, head, not_stored), head)
 
     def _repeat(self, progress: Progress, stop: Callable[[], bool]) -> bool:
         """Bring the device to where the checkpoint was written."""
@@ -102,24 +112,26 @@ class Session:
     def _learn(self, progress: Progress, stop: Callable[[], bool]) -> bool:
         state, total = self.folder.state, len(self.samples)
         labels = self.target.train.labels[self.samples]
-        started = self.learned // self.round * self.round
+        started = max(start for start in self.rounds if start <= self.learned)
         self._right = int(np.sum(state.predicted[started:] == labels[started : self.learned]))
         while True:
             n = self.learned
-            if (n == total or n and n % self._every == 0) and n not in dict(state.gradings):
+            if n in self._gradings and n not in (grading["learned"] for grading in state.gradings):
                 self._keep()  # a grading that is interrupted is done again
-                accuracy = self._grade(stop)
-                if accuracy is None:
+                grading = self._grade(stop)
+                if grading is None:
                     return False
-                state.gradings.append((n, accuracy))
+                state.gradings.append({"learned": n, **grading})
             if n == total:
                 return True
             if self._place[n] == len(state.features):
                 state.features.append(self.device.features(self.target.train.images[self.samples[n]]))
             state.predicted.append(self.device.predict_features(state.features[self._place[n]])[0])
             state.losses.append(self._learn_one(n))
-            self._right = (self._right if n % self.round else 0) + int(state.predicted[n] == labels[n])
-            progress(n + 1, total, self._news(n % self.round + 1))
+            if n in self.rounds:
+                started, self._right = n, 0
+            self._right += int(state.predicted[n] == labels[n])
+            progress(n + 1, total, self._news(n + 1 - started))
             if self._is_over(stop):
                 return False
 
@@ -131,14 +143,21 @@ class Session:
             self.device.flush()
         return loss
 
-    def _grade(self, stop: Callable[[], bool]) -> float | None:
-        """Fraction of the held-out images that the device predicts right; None when it is to stop."""
-        hits = 0
-        for features, label in zip(self.folder.state.held_out, self.target.test.labels, strict=True):
+    def _grade(self, stop: Callable[[], bool]) -> dict[str, float] | None:
+        """Fraction of the held-out images that the device predicts right, of all, and where new classes are to come of
+        the old and of the new; None when it is to stop."""
+        labels, hits = self.target.test.labels, []
+        for features, label in zip(self.folder.state.held_out, labels, strict=True):
             if stop():
                 return None
-            hits += self.device.predict_features(features)[0] == label
-        return hits / len(self.target.test)
+            hits.append(self.device.predict_features(features)[0] == label)
+        shares = {"accuracy": np.ones(len(hits), bool)}
+        if self._first_new < len(self.target.classes):
+            shares |= {
+                "accuracy_old_classes": labels < self._first_new,
+                "accuracy_new_classes": labels >= self._first_new,
+            }
+        return {name: float(np.mean(np.array(hits)[share])) for name, share in shares.items() if share.any()}
 
     def _is_over(self, stop: Callable[[], bool]) -> bool:
         """Write a checkpoint when it is time to, or to stop; whether it is to stop."""
@@ -153,28 +172,39 @@ class Session:
         self.folder.keep()
         self._kept_at = time.monotonic()
 
+    def _save(self) -> str:
+        """Have the device keep its head; in words why it cannot, or nothing."""
+        try:
+            self.device.save()
+        except DeviceError as error:
+            if not error.status:
+                raise
+            return str(error)
+        return ""
+
     def _head_crc32(self) -> int:
         return zlib.crc32(self.device.head().tobytes())
 
     def _news(self, met: int) -> str:
         """What there is to tell after `met` samples of a round."""
         state = self.folder.state
-        held_out = f", held out {state.gradings[-1][1]:.1%}" if state.gradings else ""
+        held_out = f", held out {state.gradings[-1]['accuracy']:.1%}" if state.gradings else ""
         return (
             f"{self._right / met:.1%} so far, loss {np.mean(state.losses[-RECENT:]):.2f}{held_out}, "
             f"arena {self.device.need.total:,} bytes"
         )
 
-    def _content(self, gave_up: Sequence[str], head: np.ndarray) -> dict:
+    def _content(self, gave_up: Sequence[str], head: np.ndarray, not_stored: str) -> dict:
         state, labels = self.folder.state, self.target.train.labels[self.samples]
-        hits = state.predicted[: self.round] == labels[: self.round]
+        hits = np.equal(state.predicted, labels)[self._is_first]
         return {
             "classes": list(self.target.classes),
-            "accuracy": state.gradings[-1][1],
+            **{name: share for name, share in state.gradings[-1].items() if name != "learned"},
             "accuracy_before_learning": float(np.mean(hits)),
-            "held_out": [{"learned": n, "accuracy": accuracy} for n, accuracy in state.gradings],
-            "round": self.round,
+            "held_out": state.gradings,
+            "rounds": self.rounds,
             "head_crc32": f"{zlib.crc32(head.tobytes()):08x}",
+            "not_stored": not_stored,
             "gave_up": list(gave_up),
             "footprint": self.device.footprint(),
             "samples": {
@@ -186,8 +216,9 @@ class Session:
         }
 
 
-def check_target(target: Dataset, bundle: Bundle, samples_a_class: int | None) -> None:
-    """Raise ValueError, before any long work, when the images do not fit the encoder or a class is too small."""
+def check_target(target: Dataset, bundle: Bundle, samples_a_class: int | None = None, new_classes: int = 0) -> None:
+    """Raise ValueError, before any long work, when the images do not fit the encoder, a class is too small, or none is
+    left to begin with."""
     info = describe(bundle.image)
     shape = (info.channels, info.height, info.width)
     if target.input_shape != shape:
@@ -195,5 +226,14 @@ def check_target(target: Dataset, bundle: Bundle, samples_a_class: int | None) -
             f"{target.name} has images of {target.input_shape} and the encoder takes {shape}; "
             "choose a target of that shape"
         )
+    check_new_classes(new_classes, len(target.classes))
     if samples_a_class:
         few_shot_indices(target.train.labels, samples_a_class)
+
+
+def check_new_classes(new_classes: int, classes: int) -> None:
+    """Raise ValueError when all classes are to come later."""
+    if new_classes >= classes:
+        raise ValueError(
+            f"{new_classes} new classes of {classes} leave none to begin with; let at most {classes - 1} come later"
+        )

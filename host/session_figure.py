@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import wrap
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
-from entropi.host.figures import BLUE, GREEN, GREY, ORANGE, tidy
+from entropi.host.figures import BLACK, BLUE, GREEN, GREY, ORANGE, tidy
 
 WINDOWS = 25  # the moving mean is over this part of a session
 LEAST_WINDOW = 10  # samples
+TITLE_COLUMNS = 110
+HELD_OUT = {  # marker, line and label
+    "accuracy": ("D", "-", "held out"),
+    "accuracy_old_classes": ("^", "--", "held out, old classes"),
+    "accuracy_new_classes": ("v", ":", "held out, new classes"),
+}
 
 
 def session_figure(content: dict, path: str | Path) -> None:
@@ -23,33 +30,44 @@ def session_figure(content: dict, path: str | Path) -> None:
     figure = Figure(figsize=(8, 5.6), dpi=160, layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(1.4, 1))
     _accuracies(top, content, hits, window)
-    bottom.plot(*_moving(samples["loss"], window), color=ORANGE, linewidth=1.6, label=f"last {window} samples")
-    bottom.set_ylabel("loss before learning, nats")
+    bottom.plot(*_moving(samples["loss"], window), color=ORANGE, linewidth=1.6)
+    bottom.set_ylabel(f"loss before learning,\nlast {window} samples, nats")
     bottom.set_ylim(bottom=0)
     bottom.set_xlabel("samples learned")
     bottom.set_xlim(0, len(hits))
+    bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
     bottom.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    for axes in (top, bottom):
-        for end in range(content["round"], len(hits), content["round"]):
-            axes.axvline(end, color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
-        tidy(axes)
-        axes.legend(frameon=False, fontsize=9, loc="best")
     settings = content["settings"]
-    title = f"{settings['target']} on {settings['device']}: {content['accuracy']:.1%} of the held-out images right"
-    top.set_title(title, loc="left", fontsize=11.5)
+    ends = content["rounds"][1:-1]
+    for axes in (top, bottom):
+        for end in ends:
+            axes.axvline(end, color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
+        if settings["head"]["new_classes"]:
+            first_new = ends[settings["epochs"] - 1]
+            axes.axvline(first_new, color=BLACK, linewidth=1.2, linestyle="-.", zorder=0, label="new classes come")
+        tidy(axes)
+    figure.legend(*top.get_legend_handles_labels(), loc="outside lower left", ncols=3, frameon=False, fontsize=9)
+    title = f"{settings['device']}: {content['accuracy']:.1%} of the held-out images right"
+    task = wrap(settings["target"], TITLE_COLUMNS, break_on_hyphens=False)
+    top.set_title(title + "\n" * len(task), loc="left", fontsize=11.5)
+    top.annotate("\n".join(task), (0, 1), (0, 6), "axes fraction", "offset points", fontsize=9, color=GREY)
     figure.savefig(path)
 
 
 def _accuracies(axes: Axes, content: dict, hits: np.ndarray, window: int) -> None:
-    first = content["round"]
+    first = content["rounds"][1]
     counts = np.arange(1, first + 1)
     shown = counts >= min(LEAST_WINDOW, first)
     so_far = np.cumsum(hits[:first]) / counts
     axes.plot(counts[shown], so_far[shown], color=GREY, linewidth=1.3, label="before learning, so far")
     axes.plot(*_moving(hits, window), color=BLUE, linewidth=1.6, label=f"before learning, last {window} samples")
-    learned = [grading["learned"] for grading in content["held_out"]]
-    held_out = [grading["accuracy"] for grading in content["held_out"]]
-    axes.plot(learned, held_out, color=GREEN, marker="D", markersize=4, linewidth=1.6, label="held out", clip_on=False)
+    held_out = content["held_out"]
+    learned = [grading["learned"] for grading in held_out]
+    for share, (marker, line, label) in HELD_OUT.items():
+        if share in held_out[0]:
+            values = [grading[share] for grading in held_out]
+            style = {"color": GREEN, "marker": marker, "markersize": 4, "linestyle": line, "linewidth": 1.6}
+            axes.plot(learned, values, label=label, clip_on=False, **style)
     axes.set_ylabel("accuracy")
     axes.set_ylim(0, 1.02)
     axes.yaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))

@@ -21,7 +21,7 @@ from entropi.device import HeadConfig
 from entropi.device.files import write_atomically, write_json
 from entropi.host.session_figure import session_figure
 
-FORMAT = 1
+FORMAT = 2
 SESSION, CHECKPOINT, HEAD, CURVE = "session.json", "checkpoint.npz", "head.npy", "learning_curve.png"
 OTHER = "give --out another folder, or delete this one"
 
@@ -36,7 +36,8 @@ class Settings:
 
     image_crc32: of the device image; target: as data.load takes it, with its fingerprint; device: the board's name;
     budget: bytes of arena; samples_a_class: of the training split, all of them where it is None; epochs: rounds through
-    these samples; every: samples from one held-out accuracy to the next; seed: of the samples' choice and order.
+    these samples; every: samples from one held-out accuracy to the next; seed: of the samples' choice and order. The
+    head's new classes, the target's last ones, are learned after all rounds through the others.
     """
 
     image_crc32: str
@@ -56,15 +57,15 @@ class State:
     """How far a session is.
 
     held_out, features: int8 [F] of held-out images, and of samples in the order in which they were first met;
-    predicted, losses: class and nats of every sample so far, before it was learned; gradings: samples learned and
-    held-out accuracy then; head_crc32: of the head's bytes; tally: Device.tally.
+    predicted, losses: class and nats of every sample so far, before it was learned; gradings: samples learned, and
+    held-out accuracies then; head_crc32: of the head's bytes; tally: Device.tally.
     """
 
     held_out: list[np.ndarray] = field(default_factory=list)
     features: list[np.ndarray] = field(default_factory=list)
     predicted: list[int] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
-    gradings: list[tuple[int, float]] = field(default_factory=list)
+    gradings: list[dict] = field(default_factory=list)
     head_crc32: int = 0
     tally: dict = field(default_factory=dict)
 
@@ -92,7 +93,7 @@ class State:
                 list(arrays["features"]),
                 arrays["predicted"].tolist(),
                 arrays["losses"].tolist(),
-                [tuple(grading) for grading in notes["gradings"]],
+                notes["gradings"],
                 notes["head_crc32"],
                 notes["tally"],
             )
@@ -157,8 +158,5 @@ class SessionFolder:
 
 def _flat(settings: dict) -> dict:
     """The head's settings beside the session's, None as the command line says it."""
-    return {
-        name: "unset" if value is None else value
-        for name, value in (settings | settings["head"]).items()
-        if name != "head"
-    }
+    head = {f"head's {name}": value for name, value in settings["head"].items()}
+    return {name: "unset" if value is None else value for name, value in (settings | head).items() if name != "head"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import select
@@ -38,11 +39,14 @@ class Faults:
 
 
 class PtyBoard:
-    """A board that runs `firmware` at the port `port`, until the block ends. `faults` damages both directions."""
+    """A board that runs `firmware` at the port `port`, until the block ends. `faults` damages both directions.
 
-    def __init__(self, firmware: Firmware, faults=lambda data: data):
+    The power fails, and comes back at once, when `lives` bytes have arrived."""
+
+    def __init__(self, firmware: Firmware, faults=lambda data: data, lives: float = math.inf):
         self.emulator = Emulator(firmware.board, firmware.elf)
         self.faults = faults
+        self.lives = lives
 
     def __enter__(self) -> PtyBoard:
         self._master, self._slave = os.openpty()  # held open, so that the line stays when a session closes its end
@@ -57,7 +61,13 @@ class PtyBoard:
             ready, _, _ = select.select((self._master, self._stop_read), (), ())
             if self._stop_read in ready:
                 return
-            self.emulator.send(self.faults(os.read(self._master, 65536)))
+            data = self.faults(os.read(self._master, 65536))
+            self.lives -= len(data)
+            if self.lives < 0:
+                self.emulator.power_on()
+                self.lives = math.inf
+                continue
+            self.emulator.send(data)
             if answer := self.emulator.receive():
                 os.write(self._master, self.faults(answer))
 

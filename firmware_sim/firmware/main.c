@@ -265,8 +265,10 @@ static void carry_out(const frame *request, frame_reply *reply)
     *reply = (frame_reply){.status = ENTROPI_E_ARGUMENT, .data = returned};
     if (request->length > size(frame_buffer, frame_end))
         return;
-    if (request->command > COMMAND_OPEN && request->command != COMMAND_STACK && !is_open)
+    if (request->command > COMMAND_OPEN && request->command != COMMAND_STACK && !is_open) {
+        reply->status = STATUS_CLOSED;
         return;
+    }
     switch (request->command) {
     case COMMAND_INFO:
         info(reply);

@@ -17,6 +17,8 @@ enum {
     FRAME_DAMAGED = 0xFF
 };
 
+enum { STATUS_CLOSED = 1 }; /* beside entropi_status: the command needs an open head, and since reset there is none */
+
 typedef enum {
     FRAME_RECEIVED, /* a whole frame; where it is longer than the buffer, the payload is lost and length tells so */
     FRAME_REPEATED, /* the last frame once more: its reply got lost, it must not be carried out again */

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Group, RenderableType
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from entropi.device import Bundle, Device, HeadConfig
 
 SESSION_FOLDER = "Folder of the session; an interrupted one is gone on with."
+LEARNING_RATE_LIMIT = 1e9  # entropi_open's
 INTERRUPTED = 130  # exit status, as after any ^C
 
 
@@ -64,6 +65,17 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of the samples' choice and 
 LearningRate = Annotated[
     float | None, typer.Option("--lr", help="Learning rate; with momentum a tenth of it.", show_default="3")
 ]
+NewClasses = Annotated[
+    int, typer.Option(min=0, help="So many of the last classes come after the others have been learned.")
+]
+Replay = Annotated[
+    bool | None,
+    typer.Option(
+        "--replay/--no-replay",
+        help="Keep samples in what the head leaves of the budget, to learn them again beside new ones.",
+        show_default="where new classes come",
+    ),
+]
 
 
 @app.command()
@@ -78,6 +90,8 @@ def simulate(
     every: Every = None,
     seed: Seed = 0,
     lr: LearningRate = None,
+    new_classes: NewClasses = 0,
+    replay: Replay = None,
     as_json: Json = False,
 ) -> None:
     """Learn a task on an emulated board, sample by sample; each is predicted before it is learned.
@@ -87,6 +101,7 @@ def simulate(
     Example: entropi simulate build/r18 --board nucleo-f446re --target builtin:digits --budget 48KiB
     """
     check_device(board, budget)
+    plan = _plan_options(lr, new_classes, replay)
     from entropi.firmware_sim import Simulator
     from entropi.firmware_sim import board as find
 
@@ -94,7 +109,7 @@ def simulate(
         return Simulator(opened, board, budget, classes, head)
 
     choices = {"samples_a_class": samples, "epochs": epochs, "every": every, "seed": seed}
-    _session(connect, find(board).name, bundle, folder, target, budget, lr, choices, as_json)
+    _session(connect, find(board).name, bundle, folder, target, budget, plan, choices, as_json)
 
 
 @app.command()
@@ -110,21 +125,34 @@ def device(
     every: Every = None,
     seed: Seed = 0,
     lr: LearningRate = None,
+    new_classes: NewClasses = 0,
+    replay: Replay = None,
     as_json: Json = False,
 ) -> None:
     """The session of `entropi simulate` with a board at a serial port (docs/simulate.md says what firmware it runs).
 
     Example: entropi device build/r18 --port /dev/ttyACM0 --target builtin:digits --budget 48KiB
     """
+    from entropi.device.units import parse_bytes
     from entropi.firmware_sim.serial import SerialDevice, SerialTransport
 
+    parse_bytes(budget)
+    plan = _plan_options(lr, new_classes, replay)
     transport = SerialTransport(port, baud)
 
     def connect(opened: Bundle, classes: int, head: HeadConfig) -> Device:
         return SerialDevice(opened, transport, baud, budget, classes, head)
 
     choices = {"samples_a_class": samples, "epochs": epochs, "every": every, "seed": seed}
-    _session(connect, "board at a serial port", bundle, folder, target, budget, lr, choices, as_json)
+    _session(connect, "board at a serial port", bundle, folder, target, budget, plan, choices, as_json)
+
+
+def _plan_options(lr: float | None, new_classes: int, replay: bool | None) -> dict[str, Any]:
+    """What plan_head is told. Raises ValueError for a learning rate that no head takes."""
+    if lr is not None and not 0 < lr < LEARNING_RATE_LIMIT:
+        raise ValueError(f"--lr {lr:g} is no learning rate; choose one above 0 and below {LEARNING_RATE_LIMIT:g}")
+    options = {"new_classes": new_classes, "keep_samples": replay}
+    return options if lr is None else {"learning_rate": lr, **options}
 
 
 def _session(
@@ -134,7 +162,7 @@ def _session(
     folder: Path,
     target: str,
     budget: str,
-    lr: float | None,
+    plan_options: dict[str, Any],
     choices: dict[str, int | None],
     as_json: bool,
 ) -> None:
@@ -149,8 +177,8 @@ def _session(
 
     dataset = data.load(target)
     classes = len(dataset.classes)
-    check_target(dataset, opened, choices["samples_a_class"])
-    plan = plan_head(opened.image, arena, classes, **({} if lr is None else {"learning_rate": lr}))
+    check_target(dataset, opened, choices["samples_a_class"], plan_options["new_classes"])
+    plan = plan_head(opened.image, arena, classes, **plan_options)
     settings = Settings(
         image_crc32=opened.image_crc32,
         target=target,
@@ -173,29 +201,29 @@ def _session(
             done = f"{session.learned:,} of {len(session.samples):,} samples"
             err.print(f"interrupted after {done}, kept in {folder}; the same command goes on", soft_wrap=True)
             raise
-    show({name: part for name, part in content.items() if name != "samples"}, as_json, _session_table)
+    shown = {name: part for name, part in content.items() if name != "samples"} if as_json else content
+    show(shown, as_json, _session_table)
     err.print(f"Every sample is in {folder / 'session.json'}, the curve in {folder / 'learning_curve.png'}")
 
 
 def _session_table(content: dict) -> RenderableType:
-    from entropi.host.report import describe_head, instructions
+    from entropi.host.footprint import render_memory, render_work
 
     settings, cost = content["settings"], content["footprint"]
-    arena, stack = cost["arena"], cost["stack"]
-    of_ram = f", of {cost['ram']['given']:,} of RAM" if "ram" in cost else ""
+    first_met = len(set(content["samples"]["index"]))
     lines = [
         ("accuracy, held out", f"{content['accuracy']:.1%}"),
-        ("accuracy before learning", f"{content['accuracy_before_learning']:.1%} of {content['round']:,} samples"),
-        ("head", describe_head(settings["head"], content["gave_up"])),
-        ("arena", f"{arena['total']:,} of {arena['given']:,} bytes"),
-        ("stack", f"{stack['used']:,} of {stack['given']:,} bytes{of_ram}"),
+        ("accuracy before learning", f"{content['accuracy_before_learning']:.1%} of {first_met:,} samples"),
+        ("head", f"not kept: {content['not_stored']}" if content["not_stored"] else "kept in the device's flash"),
     ]
-    if "flash" in cost:
-        lines.append(("flash", f"{cost['flash']['total']:,} of {cost['flash']['given']:,} bytes"))
-    parts = [table(f"{settings['target']} on {cost['board']}", ("", ""), lines)]
-    if "instructions" in cost:
-        parts.append(instructions(cost))
-    return Group(*parts)
+    for which in ("new", "old"):
+        if (name := f"accuracy_{which}_classes") in content:
+            lines.insert(1, (f"  {which} classes", f"{content[name]:.1%}"))
+    return Group(
+        table(f"{settings['target']} on {cost['board']}", ("", ""), lines),
+        render_memory(cost, settings["head"], content["gave_up"]),
+        render_work(cost),
+    )
 
 
 @app.command()
@@ -204,6 +232,8 @@ def report(
     board: BoardName = "nucleo-f446re",
     budget: Budget = "48KiB",
     classes: Annotated[int, typer.Option(min=2, help="Classes of the head.")] = 10,
+    new_classes: NewClasses = 0,
+    replay: Replay = None,
     picture: Annotated[
         Path | None, typer.Option(help="Draw bytes and instructions of every layer, as .png, .svg or .pdf.")
     ] = None,
@@ -219,10 +249,13 @@ def report(
     check_device(board, budget)
     from entropi.host.report import render
     from entropi.host.report import report as measure
+    from entropi.host.session import check_new_classes
+
+    check_new_classes(new_classes, classes)
 
     with bar("report") as progress:
         progress(0, 1, "counting and measuring")
-        content = measure(opened, board, budget, classes)
+        content = measure(opened, board, budget, classes, **_plan_options(None, new_classes, replay))
     if picture:
         from entropi.host.footprint_figure import footprint_figure
 

@@ -487,6 +487,7 @@ def test_the_documented_port_compiles(tmp_path):
     """Against the declarations of ST's library that it uses."""
     text = (ROOT / "docs" / "storage.md").read_text()
     (tmp_path / "port.c").write_text(text.split("```c\n")[1].split("```")[0])
+    (tmp_path / "flash.h").write_text((ROOT / "firmware_sim" / "firmware" / "flash.h").read_text())
     (tmp_path / "stm32l4xx_hal.h").write_text(HAL)
     (tmp_path / "string.h").write_text(
         "#include <stddef.h>\nvoid *memcpy(void *to, const void *from, size_t length);\n"

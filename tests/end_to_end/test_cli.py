@@ -118,6 +118,9 @@ def test_select_then_export(run, small_demo, tmp_path):
         (("simulate", "x", "--target", "builtin:digits"), "x/encoder.entropi is missing"),
         (("simulate", "PIXELS", "--target", "builtin:digits"), "the encoder takes (1, 8, 8)"),
         (("simulate", "PIXELS", "--target", "builtin:digits8x8", "--samples", "5000"), "ask for at most"),
+        (("simulate", "PIXELS", "--target", "builtin:digits8x8", "--new-classes", "10"), "let at most 9 come later"),
+        (("simulate", "PIXELS", "--target", "builtin:digits8x8", "--lr", "-1"), "--lr -1 is no learning rate; choose"),
+        (("report", "PIXELS", "--classes", "3", "--new-classes", "3"), "let at most 2 come later"),
         (("demo", "--out", "x", "--board", "redpill"), "nucleo-f446re"),
         (("boards", "--board", "redpill"), "no board is named 'redpill'; choose one of arduino-nano-33-ble, "),
         (("boards", "PIXELS", "--board", "mine.toml"), "mine.toml: No such file"),
@@ -128,6 +131,7 @@ def test_select_then_export(run, small_demo, tmp_path):
         (("simulate", "PIXELS", "--target", "builtin:digits8x8", "--board", "nucleo"), "nucleo-f446re"),
         (("device", "x", "--target", "builtin:digits", "--port", "/dev/none"), "there is no port /dev/none"),
         (("device", "PIXELS", "--target", "builtin:digits8x8", "--port", "/dev/null"), "is no serial port"),
+        (("device", "PIXELS", "--target", "builtin:digits8x8", "--port", "/dev/null", "--budget", "9zz"), "is no size"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(run, arguments, says, small_demo, tmp_path, monkeypatch):

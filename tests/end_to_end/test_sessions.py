@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 from pty_board import Faults, PtyBoard
 
-from entropi.device import Bundle
+from entropi.device import Bundle, HeadConfig, plan_head
+from entropi.device.library import record_bytes
 from entropi.export import export_pixels
 from entropi.firmware_sim import board
 from entropi.firmware_sim.build import FIRMWARE, build_firmware
+from entropi.firmware_sim.serial import SerialDevice
 from entropi.host import data
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,11 +88,88 @@ def test_interrupted_and_killed_it_ends_with_the_same_bytes(run, grey, tmp_path)
     assert contents(cut) == contents(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.02])
-def test_a_board_at_a_port_learns_what_the_emulated_one_does(run, pixels, tmp_path, rate):
-    faults = Faults(seed=1, rate=rate)
+def test_new_classes_come_later_and_old_ones_are_not_forgotten(run, grey, tmp_path):
+    bundle, target = grey
+    few = ("--budget", "64KiB", *FEW[2:], "--epochs", "2", "--new-classes", "3")
+    task = ("simulate", bundle.folder, "--target", target, *few)
+    found = {}
+    for replay in ("--replay", "--no-replay"):
+        folder = tmp_path / replay.strip("-")
+        status, out, err = run(*task, replay, "--out", folder)
+        assert status == 0, err
+        found[replay] = json.loads((folder / "session.json").read_text())
+        assert "10 classes, 3 of them to come later" in " ".join(out.split()) and "new classes" in out
+    kept, forgot = found.values()
+    assert kept["settings"]["head"]["replay"] > 100 and forgot["settings"]["head"]["replay"] == 0
+    for content in (kept, forgot):
+        assert content["settings"]["head"]["new_classes"] == 3
+        assert content["rounds"] == [0, 105, 210, 255, 300]
+        labels = content["samples"]["label"]
+        assert max(labels[:210]) == 6 and min(labels[210:]) == 7
+        before = next(grading for grading in content["held_out"] if grading["learned"] == 210)
+        assert before["accuracy_new_classes"] == 0 and before["accuracy_old_classes"] > 0.7
+        assert content["accuracy_new_classes"] > 0.7
+    assert kept["accuracy_old_classes"] > forgot["accuracy_old_classes"] + 0.1
+    assert len(set(kept["samples"]["index"])) == 150
+    status, out, err = run(*task, "--no-replay", "--out", tmp_path / "replay")
+    assert status == 1 and f"head's replay {kept['settings']['head']['replay']}, not 0; give --out another" in err
+
+
+def test_no_torch_is_loaded(grey, tmp_path):
+    """It takes seconds, and a session needs none of it."""
+    bundle, target = grey
+    arguments = ["simulate", str(bundle.folder), "--target", target, *FEW[:2], "--samples", "1", "--out", "out"]
+    code = (
+        f"import sys; from entropi.host.cli import main; sys.argv = ['entropi', *{arguments}]\n"
+        "try: main()\nfinally: print([name for name in sys.modules if name.startswith('torch')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]" and "arena" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def storing(pixels):
+    """Firmware with two slots for a head of the session's plan."""
+    need = plan_head(pixels.image, 16 * 1024, 10).need
+    return build_firmware(pixels.image, board("nucleo-f446re"), 16 * 1024, 64, 64, record_bytes(need))
+
+
+def test_a_board_that_loses_its_power_goes_on_and_keeps_its_head(run, pixels, storing, tmp_path):
+    task = (pixels.folder, *TASK, "--out", tmp_path / "cut")
+    run("simulate", pixels.folder, *TASK, "--out", tmp_path / "whole")
+    with PtyBoard(storing, lives=100_000) as at:
+        status, out, err = run("device", *task, "--port", at.port)
+        last = " ".join(err.strip().splitlines()[-1:])
+        assert (status, out) == (1, "") and last.startswith("error: E_CLOSED: the device was reset, as by a loss of po")
+        assert sorted(contents(tmp_path / "cut")) == ["checkpoint.npz"]
+        status, out, err = run("device", *task, "--port", at.port)
+        assert status == 0, err
+        assert "kept in the device's flash" in out
+        ours, whole = (json.loads((tmp_path / name / "session.json").read_text()) for name in ("cut", "whole"))
+        assert {**ours, "settings": 0, "footprint": 0} == {**whole, "settings": 0, "footprint": 0}
+        learned = np.load(tmp_path / "cut" / "head.npy")
+        at.lives = 0
+        head = HeadConfig(**ours["settings"]["head"])
+        with SerialDevice(pixels, at.port, budget="16KiB", head=head) as device:
+            assert not device.head().any()
+            device.restore()
+            assert np.array_equal(device.head(), learned)
+
+
+def test_a_board_without_room_for_a_head_ends_its_session_and_says_so(run, pixels, tmp_path):
     firmware = build_firmware(pixels.image, board("nucleo-f446re"), 16 * 1024, 64, 64)
-    with PtyBoard(firmware, faults) as at:
+    with PtyBoard(firmware) as at:
+        arguments = (*TASK[:4], "--samples", "1", "--out", tmp_path / "d")
+        status, out, err = run("device", pixels.folder, "--port", at.port, *arguments)
+    assert status == 0, err
+    assert "not kept: E_ARGUMENT: a stored head takes" in " ".join(out.split())
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.02])
+def test_a_board_at_a_port_learns_what_the_emulated_one_does(run, pixels, storing, tmp_path, rate):
+    faults = Faults(seed=1, rate=rate)
+    with PtyBoard(storing, faults) as at:
         status, out, err = run("device", pixels.folder, "--port", at.port, *TASK, "--out", tmp_path / "d", "--json")
     assert status == 0, err
     assert bool(faults.count) == bool(rate)
@@ -104,9 +183,10 @@ def test_a_board_at_a_port_learns_what_the_emulated_one_does(run, pixels, tmp_pa
 
 
 def test_the_firmware_is_built_as_the_page_says(pixels, tmp_path, monkeypatch):
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "simulate.md").read_text(), re.S)
+    _, example = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "simulate.md").read_text(), re.S)
     shutil.copytree(pixels.folder, tmp_path / "build" / "r18")
     shutil.copy(FIRMWARE / "ports" / "stm32f446_usart2.c", tmp_path / "uart.c")
+    shutil.copy(FIRMWARE / "flash.c", tmp_path / "flash.c")
     monkeypatch.chdir(tmp_path)
     exec(compile(example, "simulate.md", "exec"), {})
     assert (tmp_path / "firmware.elf").read_bytes()[:4] == b"\x7fELF"

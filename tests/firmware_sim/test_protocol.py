@@ -1,16 +1,18 @@
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from entropi.device.runtime import HostDevice
-from entropi.device.session import HeadConfig
+from entropi.device.session import DeviceError, HeadConfig
 from entropi.firmware_sim.boards import board
 from entropi.firmware_sim.build import build_firmware
 from entropi.firmware_sim.emulator import Emulator
 from entropi.firmware_sim.protocol import (
     ATTEMPTS,
+    CLOSED,
     DAMAGED,
     REPLY,
     REPLY_BIT,
@@ -114,7 +116,22 @@ def test_payload_beyond_the_buffer_is_refused_and_skipped(emulator):
 @pytest.mark.parametrize("command", [*set(Command) - {Command.INFO, Command.OPEN, Command.STACK}, 99])
 def test_commands_out_of_turn_are_refused(emulator, command):
     (reply,) = replies(emulator, Frame(command, 1, bytes(6)).encode())
-    assert REPLY.unpack_from(reply.payload)[0] == -1
+    assert REPLY.unpack_from(reply.payload)[0] == CLOSED
+
+
+def test_an_unknown_command_is_refused(emulator, bundle):
+    FramedDevice(bundle, emulator, HeadConfig(3, batch=1), ARENA)
+    assert Link(emulator).request(99).status == -1
+
+
+def test_a_device_that_was_reset_says_so(emulator, bundle):
+    device = FramedDevice(bundle, emulator, HeadConfig(3, batch=1), ARENA)
+    emulator.power_on()
+    with pytest.raises(DeviceError, match="E_CLOSED: the device was reset, as by a loss of power") as refused:
+        device.predict_features(np.zeros(8, np.int8))
+    assert refused.value.status == "E_CLOSED"
+    device.reset()
+    assert device.predict_features(np.zeros(8, np.int8))[1] == pytest.approx(1 / 3)
 
 
 def test_a_layer_that_is_not_there_is_refused(emulator, bundle):

@@ -15,10 +15,11 @@ from entropi.device import HeadConfig, HostDevice
 from entropi.export import export_pixels
 from entropi.firmware_sim import Simulator
 from entropi.host.data import Dataset, Split
-from entropi.host.session import Session
+from entropi.host.session import Session, check_target
 from entropi.host.session_folder import CHECKPOINT, SessionError, SessionFolder, Settings
 
 HEAD = HeadConfig(4, batch=4, bytes_per_parameter=8, learning_rate=0.3, momentum=0.9)
+LATER = replace(HEAD, new_classes=2, replay=9)
 TRAIN, TEST = 60, 20
 
 
@@ -51,18 +52,23 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def finish(folder: Path, bundle, device=None, **changes) -> dict:
-    with device or HostDevice(bundle, 8192, head=HEAD) as opened:
+    with device or HostDevice(bundle, 8192, head=changes.get("head", HEAD)) as opened:
         return Session(SessionFolder(folder, chosen(bundle, **changes)), opened, TARGET).run()
 
 
 @pytest.fixture(scope="module")
-def whole(bundle, tmp_path_factory) -> dict[str, bytes]:
-    folder = tmp_path_factory.mktemp("whole") / "session"
-    finish(folder, bundle, epochs=2)
-    return contents(folder)
+def wholes(bundle, tmp_path_factory) -> dict[HeadConfig, dict[str, bytes]]:
+    """What sessions keep that were not interrupted, by head."""
+    found = {}
+    for head in (HEAD, LATER):
+        folder = tmp_path_factory.mktemp("whole") / "session"
+        finish(folder, bundle, epochs=2, head=head)
+        found[head] = contents(folder)
+    return found
 
 
-def test_what_a_session_keeps(bundle, whole):
+def test_what_a_session_keeps(bundle, wholes):
+    whole = wholes[HEAD]
     assert sorted(whole) == ["head.npy", "learning_curve.png", "session.json"]
     content = json.loads(whole["session.json"])
     samples = content["samples"]
@@ -82,8 +88,12 @@ def test_what_a_session_keeps(bundle, whole):
 
 
 @settings(max_examples=8, deadline=None)
-@given(stops=st.lists(st.integers(1, 90), max_size=6), kills=st.sets(st.integers(1, 400), max_size=3))
-def test_an_interrupted_session_ends_with_the_same_bytes(bundle, whole, tmp_path_factory, stops, kills):
+@given(
+    head=st.sampled_from([HEAD, LATER]),
+    stops=st.lists(st.integers(1, 90), max_size=6),
+    kills=st.sets(st.integers(1, 400), max_size=3),
+)
+def test_an_interrupted_session_ends_with_the_same_bytes(bundle, wholes, tmp_path_factory, head, stops, kills):
     """Stopped after so many questions whether to stop, or killed, with no time to write, after so many in all."""
     folder = tmp_path_factory.mktemp("cut") / "session"
     asked = 0
@@ -106,14 +116,34 @@ def test_an_interrupted_session_ends_with_the_same_bytes(bundle, whole, tmp_path
     queue, content = list(stops), None
     while content is None:
         limit = queue.pop() if queue else None
-        with HostDevice(bundle, 8192, head=HEAD) as device:
-            session = Session(SessionFolder(folder, chosen(bundle, epochs=2)), device, TARGET)
+        with HostDevice(bundle, 8192, head=head) as device:
+            session = Session(SessionFolder(folder, chosen(bundle, epochs=2, head=head)), device, TARGET)
             try:
                 content = session.run(stop=ask(limit))
             except Killed:
                 continue
             assert content or (folder / CHECKPOINT).exists() or session.learned == 0
-    assert contents(folder) == whole
+    assert contents(folder) == wholes[head]
+
+
+def test_new_classes_are_learned_after_the_others(bundle, wholes):
+    content = json.loads(wholes[LATER]["session.json"])
+    old = int((TARGET.train.labels < 2).sum())
+    assert content["rounds"] == [0, old, 2 * old, old + TRAIN, 2 * TRAIN]
+    labels = np.array(content["samples"]["label"])
+    assert labels[: 2 * old].max() == 1 and labels[2 * old :].min() == 2
+    assert [grading["learned"] for grading in content["held_out"]] == sorted({25, 50, 2 * old, 75, 100, 120})
+    share = (TARGET.test.labels < 2).mean()
+    for grading in content["held_out"]:
+        parts = share * grading["accuracy_old_classes"] + (1 - share) * grading["accuracy_new_classes"]
+        assert grading["accuracy"] == pytest.approx(parts)
+        assert (grading["accuracy_new_classes"] > 0) == (grading["learned"] > 2 * old)
+
+
+def test_more_new_classes_than_there_are_others(bundle):
+    check_target(TARGET, bundle, new_classes=3)
+    with pytest.raises(ValueError, match="4 new classes of 4 leave none to begin with; let at most 3 come later"):
+        check_target(TARGET, bundle, new_classes=4)
 
 
 def test_counts_go_on_too(bundle, tmp_path):
@@ -173,7 +203,8 @@ def test_a_finished_session_is_shown_again_and_its_folder_is_not_touched(bundle,
         ({"epochs": 3}, "epochs 1, not 3"),
         ({"samples_a_class": 5}, "samples a class unset, not 5"),
         ({"image_crc32": "01234567"}, "not 01234567"),
-        ({"head": replace(HEAD, batch=2)}, "batch 4, not 2"),
+        ({"head": replace(HEAD, batch=2)}, "head's batch 4, not 2"),
+        ({"head": LATER}, "head's new classes 0, not 2"),
     ],
 )
 @pytest.mark.parametrize("limit", [30, None])

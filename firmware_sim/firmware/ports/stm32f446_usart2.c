@@ -1,5 +1,6 @@
 /* The byte stream over USART2 of an STM32F446, which on a NUCLEO-F446RE is the USB serial port of its debugger.
- * Registers as in STMicroelectronics RM0390. The clock stays as it is after reset: HSI, 16 MHz. */
+ * Registers as in STMicroelectronics RM0390. The clock stays as it is after reset: HSI, 16 MHz. The other file that a
+ * real board replaces is firmware/flash.c: that one drives the emulator's flash controller. */
 #include "port.h"
 
 #define REGISTER(address) (*(volatile uint32_t *)(uintptr_t)(address))
