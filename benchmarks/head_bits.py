@@ -2,7 +2,7 @@
 
     python benchmarks/head_bits.py [--steps N]
 
-Each memory mode learns N random samples, and after each of them one that replay kept: a batch of two, so a step. The
+Each memory mode learns N + 1 random samples, and after each but the first one that replay kept: N batches of two. The
 firmwares all get the same requests, byte for byte. A loss or a parameter that differs anywhere fails the run. gcc,
 arm-none-eabi-gcc and qemu-system-arm take part where they are installed. Writes results/head_bits.json.
 """
@@ -48,12 +48,12 @@ SHORT_MULTIPLY = "-DENTROPI_SHORT_MULTIPLY=1"
 Samples = list[tuple[np.ndarray, int]]
 
 
-def lesson(steps: int) -> Samples:
+def lesson(count: int) -> Samples:
     """int8 features [FEATURES] around one mean a class, and a label."""
     rng = np.random.default_rng(SEED)
-    labels = rng.integers(0, HEAD.classes, steps)
+    labels = rng.integers(0, HEAD.classes, count)
     means = rng.normal(0, 12, (HEAD.classes, FEATURES))
-    values = (means[labels] + rng.normal(0, 40, (steps, FEATURES))).round().clip(-128, 127).astype(np.int8)
+    values = (means[labels] + rng.normal(0, 40, (count, FEATURES))).round().clip(-128, 127).astype(np.int8)
     return list(zip(values, labels.tolist(), strict=True))
 
 
@@ -134,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args(arguments)
-    samples, bundle = lesson(options.steps), head_bundle(FEATURES)
+    samples, bundle = lesson(options.steps + 1), head_bundle(FEATURES)
     arena = max(measure(bundle.image, head).total for head in HEADS)
     rows: list[dict] = []
 
