@@ -172,8 +172,8 @@ def _session(
 
     opened, arena = Bundle.open(bundle), parse_bytes(budget)
     from entropi.host import data
-    from entropi.host.session import Session, check_target
-    from entropi.host.session_folder import SessionFolder, Settings
+    from entropi.host.session.folder import SessionFolder, Settings
+    from entropi.host.session.session import Session, check_target
 
     dataset = data.load(target)
     classes = len(dataset.classes)
@@ -249,7 +249,7 @@ def report(
     check_device(board, budget)
     from entropi.host.report import render
     from entropi.host.report import report as measure
-    from entropi.host.session import check_new_classes
+    from entropi.host.session.session import check_new_classes
 
     check_new_classes(new_classes, classes)
 

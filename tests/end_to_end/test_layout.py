@@ -15,6 +15,7 @@ ALLOWED = {
     "host": {"host", "export", "firmware_sim", "device"},
     "host/data": {"host.data", "device"},
     "host/networks": {"host.networks", "host.data"},
+    "host/session": {"host.session", "host.data", "host.lesson", "host.figures", "host.progress", "device"},
     "host/training": {"host.training", "host.networks", "host.data", "host.entropy", "host.progress", "device"},
     "host/paper": {"host", "device"},
 }

@@ -15,8 +15,8 @@ from entropi.device import HeadConfig, HostDevice
 from entropi.export import export_pixels
 from entropi.firmware_sim import Simulator
 from entropi.host.data import Dataset, Split
-from entropi.host.session import Session, check_target
-from entropi.host.session_folder import CHECKPOINT, SessionError, SessionFolder, Settings
+from entropi.host.session.folder import CHECKPOINT, SessionError, SessionFolder, Settings
+from entropi.host.session.session import Session, check_target
 
 HEAD = HeadConfig(4, batch=4, bytes_per_parameter=8, learning_rate=0.3, momentum=0.9)
 LATER = replace(HEAD, new_classes=2, replay=9)

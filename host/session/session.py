@@ -20,7 +20,7 @@ from entropi.device.library import describe
 from entropi.host.data import Dataset, few_shot_indices
 from entropi.host.lesson import order
 from entropi.host.progress import Progress
-from entropi.host.session_folder import OTHER, SessionError, SessionFolder
+from entropi.host.session.folder import OTHER, SessionError, SessionFolder
 
 CHECKPOINT_SECONDS = 20
 GRADINGS = 10  # held-out accuracies of a session, unless its settings say otherwise

@@ -19,7 +19,7 @@ import numpy as np
 
 from entropi.device import HeadConfig
 from entropi.device.files import write_atomically, write_json
-from entropi.host.session_figure import session_figure
+from entropi.host.session.figure import session_figure
 
 FORMAT = 2
 SESSION, CHECKPOINT, HEAD, CURVE = "session.json", "checkpoint.npz", "head.npy", "learning_curve.png"
