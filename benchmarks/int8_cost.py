@@ -1,4 +1,4 @@
-"""What int8 costs a linear head, and how near its features stay, for rungs of ladders.
+"""What int8 costs linear heads, and how near its features stay, for rungs of ladders.
 
     python benchmarks/int8_cost.py IMAGES LADDER:RUNG [LADDER:RUNG ...]
 
@@ -33,6 +33,7 @@ def measure(ladder: Ladder, index: int, images: data.Dataset) -> dict:
         "alpha": rung.alpha,
         "nonzeros": rung.nonzeros,
         "head": {name: value for name, value in report["head"].items() if name != "max_drop"},
+        "ridge_head": report["ridge_head"],
         "int8_cosine": report["checks"]["int8_cosine"],
         "onnx_int8_cosine": report["checks"]["onnx_int8_cosine"],
         "noisiest_layer_db": min(noise.values()),

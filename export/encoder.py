@@ -19,7 +19,7 @@ from entropi.device.files import staged, write_atomically, write_json
 from entropi.device.library import measure
 from entropi.device.runtime import HostDevice
 from entropi.device.session import HeadConfig
-from entropi.export import tflite, tflm
+from entropi.export import ridge, sgd, tflite, tflm
 from entropi.export.fidelity import cosine
 from entropi.export.flat import int8_ends
 from entropi.export.graph import from_module
@@ -89,8 +89,8 @@ def export_encoder(
     256 images drawn from `calibration`, or half of them if there are fewer than 512, set the integer network's ranges
     and the head's centring; up to 1,024 others judge it. The device image is run on 100 of these against tflite-micro
     and has to give the same bytes. `on_stage` is told what is being done. `max_drop` is how many points of accuracy
-    int8 may cost a linear head on the held-out images, where they have labels. `optimize` is write_image's. With
-    `train_head` encoder_train.tflite is written, too: a LiteRT model that trains this head.
+    int8 may cost the head that the device trains, on the held-out images, where they have labels. `optimize` is
+    write_image's. With `train_head` encoder_train.tflite is written, too: a LiteRT model that trains this head.
     Raises ValueError (calibration of the wrong shape), UnsupportedError, ConversionError, ImageError, OnnxError,
     CheckError or QualityError.
     """
@@ -143,9 +143,10 @@ def export_encoder(
             "signal_to_noise_db": noise,
         }
         if images.labels is not None:
-            grades = grade(features, int8_features, images.labels)
-            refuse(grades, noise, max_drop)
-            report["head"] = asdict(grades) | {"drop": grades.drop, "max_drop": max_drop}
+            learned, closed = (grade(features, int8_features, images.labels, head.held_out) for head in (sgd, ridge))
+            refuse(learned, noise, max_drop)
+            report["head"] = asdict(learned) | {"drop": learned.drop, "max_drop": max_drop}
+            report["ridge_head"] = asdict(closed) | {"drop": closed.drop}
         golden |= {"images": images.held_out[:GOLDEN_IMAGES], "torch": features[:GOLDEN_IMAGES]}
         report |= _savings(model, network, removed)
         _write(stage, model, image, layers, preprocessing, golden, report)

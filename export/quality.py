@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,6 @@ from torch import fx
 
 from entropi.export.graph import Graph
 from entropi.export.integer import Network
-from entropi.export.ridge import held_out
 
 MAX_DROP = 1.0
 WORST = 5  # layers that a refusal names
@@ -22,10 +22,8 @@ class QualityError(RuntimeError):
 
 @dataclass(frozen=True)
 class Grade:
-    """Accuracy, 0..1, of a ridge head on `images` samples, each left out in turn: on float32 features and on int8 ones.
-
-    All features are divided by one number, as the device's head has them. `error` is the standard error of the
-    difference: from the samples on which the two heads disagree."""
+    """Accuracy, 0..1, of a head on `images` samples that it has not learned: on float32 features and on int8 ones.
+    `error` is the standard error of the difference: from the samples on which the two disagree."""
 
     images: int
     float32: float
@@ -38,9 +36,15 @@ class Grade:
         return 100 * (self.float32 - self.int8)
 
 
-def grade(float32: np.ndarray, int8: np.ndarray, labels: np.ndarray) -> Grade:
-    """Features [N, F] of the same images, with labels [N] of any integers."""
-    right = [held_out(features, labels, one_scale=True) for features in (float32, int8)]
+def grade(
+    float32: np.ndarray,
+    int8: np.ndarray,
+    labels: np.ndarray,
+    held_out: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> Grade:
+    """Features [N, F] of the same images, with labels [N] of any integers. `held_out` trains a head and says which
+    samples it gets right: sgd.held_out as the device does it, ridge.held_out in closed form."""
+    right = [held_out(features, labels) for features in (float32, int8)]
     changed = int((right[0] != right[1]).sum())
     # Two more: where no sample changed, one could have.
     error = (changed + 2) ** 0.5 / len(labels)
@@ -87,7 +91,8 @@ def refuse(grade: Grade, noise: dict[str, float], max_drop: float) -> None:
     worst = sorted(noise, key=noise.__getitem__)[:WORST]
     named = ", ".join(f"{name} ({noise[name]:.1f} dB)" for name in worst)
     raise QualityError(
-        f"int8 costs a linear head {grade.drop:.1f} ± {100 * grade.error:.1f} points ({grade.float32:.1%} to "
-        f"{grade.int8:.1%} on {grade.images} held-out images) and --max-drop allows {max_drop:g}; most noise: {named}; "
+        f"int8 costs the head that the device trains {grade.drop:.1f} ± {100 * grade.error:.1f} points "
+        f"({grade.float32:.1%} to {grade.int8:.1%} on {grade.images} held-out images) and --max-drop allows "
+        f"{max_drop:g}; most noise: {named}; "
         "bring more or other calibration images, choose another rung, or allow more"
     )

@@ -32,13 +32,12 @@ def ridge(features: np.ndarray, labels: np.ndarray) -> Head:
     return _ridge(features, labels)[0]
 
 
-def held_out(features: np.ndarray, labels: np.ndarray, one_scale: bool = False) -> np.ndarray:
-    """bool (N,): whether the ridge head, trained on all other samples, puts this one into its class. With `one_scale`
-    all features are divided by one number and not each by its deviation, as the device's head has them."""
-    return _ridge(features, labels, one_scale)[1]
+def held_out(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """bool (N,): whether the ridge head, trained on all other samples, puts this one into its class."""
+    return _ridge(features, labels)[1]
 
 
-def _ridge(features: np.ndarray, labels: np.ndarray, one_scale: bool = False) -> tuple[Head, np.ndarray]:
+def _ridge(features: np.ndarray, labels: np.ndarray) -> tuple[Head, np.ndarray]:
     """Leaving each sample out has a closed form, (y_i - f(x_i)) / (1 - h_i) with h the diagonal of the hat matrix, so
     nothing is trained twice; the penalty with the least squared error of that kind is taken, as in sklearn's
     RidgeClassifierCV."""
@@ -51,7 +50,7 @@ def _ridge(features: np.ndarray, labels: np.ndarray, one_scale: bool = False) ->
     mean = x.mean(0)
     std = x.std(0)
     varies = std > RESOLUTION * np.abs(x).max(0)
-    std = np.full(varies.sum(), np.sqrt(np.square(std).mean())) if one_scale else std[varies]
+    std = std[varies]
     x = (x[:, varies] - mean[varies]) / std
     samples, by_unit = len(x), len(x) >= x.shape[1]
     with threadpool_limits(1):  # such small products only lose by sharing cores, and one thread makes it repeatable

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 if TYPE_CHECKING:  # they load torch, which the pictures of a session can do without
     from entropi.host.probe import HeadAccuracy
@@ -111,7 +111,7 @@ def accuracy_over_alpha(axes: Axes, alphas: Sequence[float]) -> None:
     axes.set_xlabel("fraction of encoder weights kept, α")
     axes.set_xscale("log")
     axes.set_xlim(max(alphas) * 1.15, min(alphas) / 1.15)
-    axes.xaxis.set_major_locator(FixedLocator([1, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001]))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=20))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda alpha, _: f"{alpha:.3g}"))
 

@@ -33,7 +33,7 @@ def export(
     weights: Annotated[Path | None, typer.Option(help="Of a factory: the state dict, as .safetensors.")] = None,
     mean: Annotated[str | None, typer.Option(help="What is taken off pixel / 255, as 0.485,0.456,0.406.")] = None,
     std: Annotated[str | None, typer.Option(help="What that is then divided by, as 0.229,0.224,0.225.")] = None,
-    max_drop: Annotated[float, typer.Option(min=0, help="Points of accuracy that int8 may cost a linear head.")] = 1.0,
+    max_drop: Annotated[float, typer.Option(min=0, help="Points of accuracy that int8 may cost the head.")] = 1.0,
     optimize: Annotated[
         Literal["size", "speed"], typer.Option(help="Where bytes and instructions conflict: size or speed.")
     ] = "size",
@@ -203,13 +203,12 @@ def _export_table(content: dict) -> RenderableType:
             ("ONNX Runtime against PyTorch", f"largest difference {difference:.1e} of the largest feature"),
             ("int8 against float32 features", f"cosine {cosine['mean']:.4f} (smallest {cosine['min']:.4f})"),
         ]
-    if head := content.get("head"):
-        scores = f"{head['float32']:.1%} on float32, {head['int8']:.1%} on int8 features"
-        lines += [
-            ("accuracy of a linear head", f"{scores}, {head['images']:,} held-out images"),
-            (
-                "what int8 costs",
-                f"{head['drop']:.1f} ± {100 * head['error']:.1f} points of {head['max_drop']:g} allowed",
-            ),
-        ]
+    for name, key in (("the device's recipe", "head"), ("ridge regression", "ridge_head")):
+        if head := content.get(key):
+            scores = f"{head['float32']:.1%} on float32, {head['int8']:.1%} on int8 features"
+            allowed = f", {head['max_drop']:g} allowed" if "max_drop" in head else ""
+            lines += [
+                (f"head by {name}", f"{scores}, {head['images']:,} held-out images"),
+                ("what int8 costs it", f"{head['drop']:.1f} ± {100 * head['error']:.1f} points{allowed}"),
+            ]
     return table(f"{content['name']} in {content['bundle']}", ("", ""), lines)

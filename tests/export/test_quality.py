@@ -3,28 +3,33 @@ import pytest
 import torch
 from blobs import blobs
 
-from entropi.export import QualityError, export_encoder
+from entropi.export import QualityError, export_encoder, ridge, sgd
 from entropi.export.graph import from_module
 from entropi.export.integer import Network, Tensor
 from entropi.export.quality import Grade, grade, layer_noise, refuse
 from entropi.host.data import Split
 
 
-def test_equal_features_cost_nothing():
+@pytest.fixture(params=[ridge, sgd], ids=lambda head: head.__name__.rpartition(".")[2])
+def held_out(request):
+    return request.param.held_out
+
+
+def test_equal_features_cost_nothing(held_out):
     x, y = blobs(0, 3)
-    same = grade(x, x, y)
+    same = grade(x, x, y, held_out)
     assert same.drop == 0 and same.images == 240 and same.float32 > 0.95
     assert same.error == pytest.approx(2**0.5 / 240)
 
 
-def test_features_that_are_lost_cost_what_they_were_worth():
+def test_features_that_are_lost_cost_what_they_were_worth(held_out):
     x, y = blobs(0, 3)
-    lost = grade(x, np.random.default_rng(0).normal(size=x.shape), y)
+    lost = grade(x, np.random.default_rng(0).normal(size=x.shape), y, held_out)
     assert lost.float32 > 0.95 and lost.int8 < 0.5
     assert lost.drop == pytest.approx(100 * (lost.float32 - lost.int8)) and lost.error < 0.06
     with pytest.raises(QualityError) as refused:
         refuse(lost, {"fine": 40.0, "bad": 3.04}, 1)
-    assert f"costs a linear head {lost.drop:.1f} ± " in str(refused.value)
+    assert f"costs the head that the device trains {lost.drop:.1f} ± " in str(refused.value)
     assert "most noise: bad (3.0 dB), fine (40.0 dB)" in str(refused.value)
 
 
@@ -81,6 +86,7 @@ def test_an_export_that_costs_too_much_is_refused_and_leaves_the_folder_as_it_wa
     made = export_encoder(source, labelled, tmp_path / "build", max_drop=3)
     head = made.report["head"]
     assert head["images"] == 200 and head["float32"] > 0.8 and abs(head["drop"]) < 5
+    assert abs(made.report["ridge_head"]["drop"]) < 5
     assert (tmp_path / "build" / "kept").exists()
     noise = made.report["signal_to_noise_db"]
     assert len(noise) >= 8 and all(10 < decibels < 70 for decibels in noise.values())
