@@ -5,18 +5,15 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from entropi.export.integer import CONV, COPY, KIND_NAMES, MEAN, SOFTMAX, TABLE, Layer, Network, Tensor
-from entropi.export.plan import Place, plan
+from entropi.export.plan import Optimize, Place, plan
 from entropi.export.rows import DENSE, Form, encode_scales, forms, row_scales, shannon_bound
 
-Optimize = Literal["size", "speed"]
-
 MAGIC = b"ENTR"
-VERSION = 3
+VERSION = 4
 HEADER = struct.Struct("<4sHHIHHHHIIIffIIIb3xII")
 TENSOR = struct.Struct("<IHHHBBBBbx")
 LAYER = struct.Struct("<BBHHHBBBBBBBBHbbIII")
@@ -24,6 +21,7 @@ OVER_BORDER, CLIPPED = 0, 1
 NO_TENSOR = 0xFFFF
 INT32_MAX = (1 << 31) - 1
 MAX_CONV_INPUT = 1 << 24
+TAP_WORDS = 2  # of scratch, for each tap of a sparse kernel and one more
 MAX_MEAN = (1 << 21) - 1
 
 
@@ -121,12 +119,12 @@ def write_image(network: Network, centering: Centering, optimize: Optimize = "si
     `optimize` says how weights are stored where bytes and instructions conflict: the smallest way ("size"), or the one
     that takes the fewest instructions ("speed"). Raises ImageError when a limit of the format is exceeded.
     """
-    places, activation_bytes = plan(network)
+    places, activation_bytes = plan(network, optimize)
     numbers = {index: number for number, index in enumerate(sorted(places))}
     body = bytearray(HEADER.size)
     reports = []
     records = []
-    row_entries = 0
+    scratch_words = 0
 
     def append(data: bytes) -> int:
         body.extend(bytes(-len(body) % 4))
@@ -140,7 +138,8 @@ def write_image(network: Network, centering: Centering, optimize: Optimize = "si
             stored = _store(layer, network.tensors[layer.output], optimize)
             encoding, parameters, weights = stored.form.encoding, stored.parameters, stored.form.encode()
             if encoding != DENSE:
-                row_entries = max(row_entries, int(stored.form.entries.max()))
+                taps = layer.kernel[0] * layer.kernel[1]
+                scratch_words = max(scratch_words, TAP_WORDS * (taps + 1) + int(stored.form.entries.max()))
             weights_at = append(weights)
         elif layer.kind in (TABLE, SOFTMAX):
             parameters = layer.table.tobytes()
@@ -167,7 +166,7 @@ def write_image(network: Network, centering: Centering, optimize: Optimize = "si
     length = len(body) + 4
     HEADER.pack_into(
         body, 0, MAGIC, VERSION, HEADER.size, length, len(places), len(network.layers), numbers[network.input],
-        numbers[network.output], activation_bytes, row_entries, out.channels * out.height * out.width, source.scale,
+        numbers[network.output], activation_bytes, scratch_words, out.channels * out.height * out.width, source.scale,
         centering.gain, centers_at, tensors_at, layers_at, source.zero_point, 0, 0,
     )  # fmt: skip
     return bytes(body) + struct.pack("<I", zlib.crc32(body)), reports
