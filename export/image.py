@@ -20,7 +20,7 @@ LAYER = struct.Struct("<BBHHHBBBBBBBBHbbIII")
 OVER_BORDER, CLIPPED = 0, 1
 NO_TENSOR = 0xFFFF
 INT32_MAX = (1 << 31) - 1
-MAX_CONV_INPUT = 1 << 24
+MAX_WINDOW = 1 << 24
 TAP_WORDS = 2  # of scratch, for each tap of a sparse kernel and one more
 MAX_MEAN = (1 << 21) - 1
 
@@ -85,9 +85,9 @@ def _check(network: Network, layer: Layer, places: dict[int, Place]) -> None:
         reach = int((np.abs(layer.bias.astype(np.int64)) + 128 * magnitudes + rounding).max())
         if reach > INT32_MAX:
             raise ImageError(f"{layer.name}: sums reach {reach}; int32 holds {INT32_MAX}; lower weights or biases")
-        size = places[layer.inputs[0]].bytes
-        if size > MAX_CONV_INPUT:
-            raise ImageError(f"{layer.name}: an input of {size} bytes; the format holds {MAX_CONV_INPUT}; shrink it")
+        span = _window_bytes(network, layer, places[layer.inputs[0]])
+        if span > MAX_WINDOW:
+            raise ImageError(f"{layer.name}: windows of {span} bytes; the format holds {MAX_WINDOW}; shrink the input")
     source = network.tensors[layer.inputs[0]]
     if layer.kind == MEAN and source.height * source.width > MAX_MEAN:
         raise ImageError(
@@ -96,6 +96,13 @@ def _check(network: Network, layer: Layer, places: dict[int, Place]) -> None:
     largest = max(*layer.kernel, *layer.stride, *layer.pad, *layer.dilation)
     if largest > 255:
         raise ImageError(f"{layer.name}: kernel, stride, padding or dilation of {largest}; the format holds 255")
+
+
+def _window_bytes(network: Network, layer: Layer, place: Place) -> int:
+    """From the first byte of a convolution's window to its last, in all channels."""
+    source, (height, width) = network.tensors[layer.inputs[0]], layer.extent
+    pitch = place.border[1] + source.width + place.border[3]
+    return (source.channels - 1) * (place.bytes // source.channels) + (height - 1) * pitch + width
 
 
 def _store(layer: Layer, out: Tensor, optimize: Optimize) -> _Stored:
@@ -174,8 +181,8 @@ def write_image(network: Network, centering: Centering, optimize: Optimize = "si
 
 def _tensor_record(network: Network, index: int, place: Place) -> bytes:
     t = network.tensors[index]
-    if max(t.shape) > 0xFFFF or max(place.border) > 255:
-        raise ImageError(f"tensor {index}: shape {t.shape} or border {place.border} exceeds the format's 65535 and 255")
+    if max(t.shape) > 0xFFFF:
+        raise ImageError(f"tensor {index}: shape {t.shape} exceeds the format's 65535")
     return TENSOR.pack(place.offset, *t.shape, *place.border, t.zero_point)
 
 
