@@ -287,17 +287,21 @@ static int32_t added_by(const channel *k, const int8_t *corner, uint32_t from, u
     return sum;
 }
 
-/* Take back from the sums of a tile's row, whose first position is in column x, what lies beside the input. */
+/* Take back from the sums of a tile, whose first position is in column x, what lies beside the input. */
 NOT_INLINED void take_back(const geometry *g, const channel *k, const tile *t, const int8_t *corner, uint32_t x,
                            int32_t *sums)
 {
-    for (uint32_t i = 0; i < t->columns; i++) {
-        if (are_inside(&g->across, x + i, 1))
+    const uint32_t end = x + t->columns;
+    for (; x < end; x++, corner += g->stride_x, sums++) {
+        if (are_inside(&g->across, x, 1))
             continue;
-        const span s = taps_inside(&g->across, x + i);
-        const int8_t *from = corner + i * g->stride_x;
-        sums[i] -= added_by(k, from, 0, s.from, g->input_zero_point);
-        sums[i] -= added_by(k, from, s.end, k->columns, g->input_zero_point);
+        const span s = taps_inside(&g->across, x);
+        const int8_t *from = corner;
+        for (uint32_t row = 0; row < t->rows; row++, from += g->stride_y) {
+            int32_t *sum = sums + row * t->columns;
+            *sum -= added_by(k, from, 0, s.from, g->input_zero_point);
+            *sum -= added_by(k, from, s.end, k->columns, g->input_zero_point);
+        }
     }
 }
 
@@ -311,8 +315,7 @@ static void strip(const geometry *g, const channel *k, const tile *t, const int8
         int32_t sums[8];
         t->sums(k, from, g->stride_y, sums);
         if (g->clipped && !are_inside(&g->across, x, columns))
-            for (uint32_t row = 0; row < t->rows; row++)
-                take_back(g, k, t, from + row * g->stride_y, x, sums + row * columns);
+            take_back(g, k, t, from, x, sums);
         put(g, &k->scale, sums, columns, to);
         if (t->rows == 2)
             put(g, &k->scale, sums + columns, columns, to + g->pitch);

@@ -9,29 +9,27 @@ SPECIALISE void pool(const layer *l, const tensor *in, const tensor *out, int8_t
     const int32_t left = clipped ? 0 : -in->left, right = in->width + (clipped ? 0 : in->right);
     const int32_t whole = l->kernel_h * l->kernel_w, pitch = (int32_t)in->pitch;
     const int8_t *plane = activations + interior(in);
-    int8_t *to = activations + interior(out);
-    for (uint32_t c = 0; c < out->channels; c++, plane += in->plane, to += out->plane)
+    for (uint32_t c = 0; c < out->channels; c++, plane += in->plane)
         for (uint32_t y = 0; y < out->height; y++) {
-            const int32_t y_at = (int32_t)(y * l->stride_h) - l->pad_top;
-            const int32_t y0 = y_at < top ? top : y_at, y1 = y_at + l->kernel_h > bottom ? bottom : y_at + l->kernel_h;
+            const int32_t y_at = (int32_t)(y * l->stride_h) - l->pad_top, y_end = y_at + l->kernel_h;
+            const int32_t y0 = y_at < top ? top : y_at, y1 = y_end > bottom ? bottom : y_end;
+            int8_t *to = activations + interior(out) + c * out->plane + y * out->pitch;
             int32_t x_at = -l->pad_left;
-            for (uint32_t x = 0; x < out->width; x++, x_at += l->stride_w) {
-                const int32_t x0 = x_at < left ? left : x_at;
-                const int32_t x1 = x_at + l->kernel_w > right ? right : x_at + l->kernel_w;
+            for (const int8_t *last = to + out->width; to != last; x_at += l->stride_w) {
+                const int32_t x_end = x_at + l->kernel_w;
+                const int32_t x0 = x_at < left ? left : x_at, x1 = x_end > right ? right : x_end;
                 const int32_t inside = y0 < y1 && x0 < x1 ? (y1 - y0) * (x1 - x0) : 0;
                 const int32_t outside = clipped ? 0 : whole - inside;
                 int32_t value = average ? outside * in->zero_point : outside ? in->zero_point : -128;
-                if (inside) {
-                    const int8_t *line = plane + y0 * pitch + x0;
-                    for (int32_t rows = y1 - y0; rows--; line += pitch)
-                        for (const int8_t *from = line, *end = line + (x1 - x0); from != end; from++)
-                            value = average ? value + *from : *from > value ? *from : value;
-                }
+                const int8_t *line = plane + y0 * pitch + x0;
+                for (int32_t rows = inside ? y1 - y0 : 0; rows--; line += pitch)
+                    for (const int8_t *from = line, *end = line + (x1 - x0); from != end; from++)
+                        value = average ? value + *from : *from > value ? *from : value;
                 if (average) {
                     const int32_t count = clipped ? inside : whole;
                     value = (value + (value > 0 ? count / 2 : -(count / 2))) / count;
                 }
-                to[y * out->pitch + x] = clamp_i8(value, l->low, l->high);
+                *to++ = clamp_i8(value, l->low, l->high);
             }
         }
 }
