@@ -178,6 +178,7 @@ def _activations(memory: dict, removed: dict) -> list[tuple[str, str]]:
     return [
         ("activations, bytes", f"{memory['bytes']:,}; no plan needs fewer than {memory['least_bytes']:,}"),
         ("  most of them at", f"{memory['peak_layer']}: {alive}; a smaller input or fewer channels there lower it"),
+        ("  borders there", f"{memory['border_bytes']:,}; with --optimize size only where the whole takes no more"),
         ("  tflite-micro's arena for the same file", f"{memory['tflite_micro_arena_bytes']:,} on this machine"),
         ("channels left out", f"{gone['constant']['channels']:,} constant, {gone['unread']['channels']:,} unread"),
         ("  with them weights", f"{sum(saving['weights'] for saving in gone.values()):,}"),
