@@ -17,7 +17,7 @@ VERSION = 4
 HEADER = struct.Struct("<4sHHIHHHHIIIffIIIb3xII")
 TENSOR = struct.Struct("<IHHHBBBBbx")
 LAYER = struct.Struct("<BBHHHBBBBBBBBHbbIII")
-OVER_BORDER, CLIPPED = 0, 1
+PADDED, CLIPPED = 0, 1
 NO_TENSOR = 0xFFFF
 INT32_MAX = (1 << 31) - 1
 MAX_WINDOW = 1 << 24
@@ -123,8 +123,8 @@ def _store(layer: Layer, out: Tensor, optimize: Optimize) -> _Stored:
 def write_image(network: Network, centering: Centering, optimize: Optimize = "size") -> tuple[bytes, list[LayerReport]]:
     """The image of a network and what each of its layers costs.
 
-    `optimize` says how weights are stored where bytes and instructions conflict: the smallest way ("size"), or the one
-    that takes the fewest instructions ("speed"). Raises ImageError when a limit of the format is exceeded.
+    `optimize` says what counts where bytes and instructions conflict: weights are stored in the smallest way ("size"),
+    or in the one that takes the fewest instructions ("speed"), and tensors have borders as `plan` says. Raises ImageError when a limit of the format is exceeded.
     """
     places, activation_bytes = plan(network, optimize)
     numbers = {index: number for number, index in enumerate(sorted(places))}
@@ -140,7 +140,7 @@ def write_image(network: Network, centering: Centering, optimize: Optimize = "si
 
     for layer in network.layers:
         _check(network, layer, places)
-        encoding, weights_at, weights, stored = CLIPPED if layer.clipped else OVER_BORDER, 0, b"", None
+        encoding, weights_at, weights, stored = CLIPPED if layer.clipped else PADDED, 0, b"", None
         if layer.kind == CONV:
             stored = _store(layer, network.tensors[layer.output], optimize)
             encoding, parameters, weights = stored.form.encoding, stored.parameters, stored.form.encode()

@@ -52,6 +52,7 @@ static inline uint32_t weights_before(const channel *k, const tap *t)
     return (t->start - k->taps->start) / (uint32_t)sizeof *k->packed;
 }
 
+/* The windows of a layer along one axis. `before` and `after` are the border, `size` the map inside it. */
 static axis along(uint32_t stride, uint32_t dilation, uint32_t taps, uint32_t pad, uint32_t before, uint32_t size,
                   uint32_t after, uint32_t outputs)
 {
@@ -66,6 +67,7 @@ static axis along(uint32_t stride, uint32_t dilation, uint32_t taps, uint32_t pa
     return a;
 }
 
+/* Which taps of a window lie inside. */
 static span taps_inside(const axis *a, uint32_t window)
 {
     const uint32_t at = window * a->stride;
@@ -322,8 +324,8 @@ static void strip(const geometry *g, const channel *k, const tile *t, const int8
     }
 }
 
-/* Every output position of a channel: in tiles, the rest one by one, and so two rows of positions that do not have all
- * rows of the kernel. */
+/* Every output position of a channel, in tiles. The rest goes one by one, and so do two rows of positions of which one
+ * lacks a row of the kernel. */
 static void run_channel(const geometry *g, const channel *k)
 {
     const uint32_t whole_x = g->width - g->width % g->wide.columns;

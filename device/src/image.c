@@ -115,7 +115,7 @@ static int pool_fits(const layer *l, const tensor *in, const tensor *out)
     if (l->encoding == WINDOW_CLIPPED)
         return meets(in->height, out->height, l->kernel_h, l->stride_h, l->pad_top) &&
                meets(in->width, out->width, l->kernel_w, l->stride_w, l->pad_left);
-    return l->encoding == WINDOW_OVER_BORDER && steps_fit(l);
+    return l->encoding == WINDOW_PADDED && steps_fit(l);
 }
 
 static int scale_fits(int32_t multiplier, int shift) { return multiplier >= 0 && shift >= -31 && shift <= 30; }

@@ -43,7 +43,7 @@ enum {
     LAYER_SOFTMAX = 10
 };
 enum { WEIGHTS_DENSE = 0, WEIGHTS_PAIRS = 1, WEIGHTS_RICE = 2 };
-enum { WINDOW_OVER_BORDER = 0, WINDOW_CLIPPED = 1 }; /* what a pool does at the edge */
+enum { WINDOW_PADDED = 0, WINDOW_CLIPPED = 1 }; /* what a pool does at the edge */
 enum { TABLE_BYTES = 256, SOFTMAX_BYTES = 1024, MAX_SOFTMAX = 256 };
 enum { MAX_TAPS = 121, TAP_WORDS = 2, ADD_HEADROOM_BITS = 20 };
 
@@ -72,7 +72,7 @@ typedef struct {
 } image_header;
 
 /* A tensor lies in the arena channel by channel, each plane inside a border that holds the zero point: a convolution
- * or pool with padding then needs no test for the edge. */
+ * has no work at the edge of one as wide as its padding. */
 typedef struct {
     uint32_t offset; /* of the border's first byte, in the activation bytes */
     uint16_t channels, height, width;

@@ -23,7 +23,6 @@ from entropi.export.integer import CONV, Layer, Network, Tensor, quantise_multip
 from entropi.export.plan import Place
 from entropi.export.rows import DENSE, PAIRS, RICE, forms
 
-
 LENGTH_AT, SCRATCH_AT, TENSORS_AT, LAYERS_AT, WEIGHTS_AT = 8, 24, 44, 48, 64  # WEIGHTS_AT is that of the first layer
 PARAMETERS, WEIGHTS = 20, 24  # in a layer record; behind the weights' offset stands their length
 
