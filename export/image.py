@@ -124,7 +124,8 @@ def write_image(network: Network, centering: Centering, optimize: Optimize = "si
     """The image of a network and what each of its layers costs.
 
     `optimize` says what counts where bytes and instructions conflict: weights are stored in the smallest way ("size"),
-    or in the one that takes the fewest instructions ("speed"), and tensors have borders as `plan` says. Raises ImageError when a limit of the format is exceeded.
+    or in the one that takes the fewest instructions ("speed"), and tensors have borders as `plan` says.
+    Raises ImageError when a limit of the format is exceeded.
     """
     places, activation_bytes = plan(network, optimize)
     numbers = {index: number for number, index in enumerate(sorted(places))}
