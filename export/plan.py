@@ -44,8 +44,8 @@ class Place:
 @dataclass(frozen=True)
 class Peak:
     """The layer that needs the most memory: its number, the tensors alive while it runs (what it reads and writes, and
-    what later layers read) and the bytes they take together. No plan can do with less. The layer is -1 where only the
-    input is alive, and the number of layers where only the output is."""
+    what later layers read) and the bytes they take together, the plan's borders included. The layer is -1 where only
+    the input is alive, and the number of layers where only the output is."""
 
     layer: int
     tensors: tuple[int, ...]
