@@ -147,7 +147,7 @@ class Maker:
 class Measured:
     """The layers of one network: how often each loop runs in each of them, and the instructions that each took."""
 
-    loops: list[dict[str, int]]
+    loops: list[dict[str, float]]
     instructions: np.ndarray
 
     @classmethod

@@ -1,4 +1,5 @@
-"""The RAM that activations take: the plan's peak, the least that any plan needs, and tflite-micro's arena.
+"""The RAM that activations take: the plan's peak, for the fewest bytes and for the fewest instructions, the least that
+any plan needs, and tflite-micro's arena.
 
     PYTHONPATH=tests python benchmarks/plan_peaks.py
 
@@ -65,11 +66,13 @@ def measure(make: Callable[[], nn.Module], shape: tuple[int, int, int]) -> dict:
     model = convert(graph, np.random.default_rng(0).normal(size=(CALIBRATION_IMAGES, *shape)))
     network = from_tflite(model)
     places, total = plan(network)
-    most = peak(network, places)
+    most, alive = peak(network, places), alive_bytes(network)
     return {
         "peak_bytes": total,
         "least_bytes": most.bytes,
-        "alive_bytes": alive_bytes(network),
+        "alive_bytes": alive,
+        "peak_over_alive": round(total / alive, 4),
+        "peak_bytes_for_speed": plan(network, "speed")[1],
         "tflite_micro_arena_bytes": arena_bytes(model),
         "peak_layer": ("input", *(layer.name for layer in network.layers), "output")[most.layer + 1],
     }

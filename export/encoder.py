@@ -4,6 +4,7 @@ report, all checked before any of it takes its place."""
 from __future__ import annotations
 
 import gzip
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
@@ -148,7 +149,7 @@ def export_encoder(
             report["head"] = asdict(learned) | {"drop": learned.drop, "max_drop": max_drop}
             report["ridge_head"] = asdict(closed) | {"drop": closed.drop}
         golden |= {"images": images.held_out[:GOLDEN_IMAGES], "torch": features[:GOLDEN_IMAGES]}
-        report |= _savings(model, network, removed)
+        report |= _savings(model, network, removed, optimize)
         _write(stage, model, image, layers, preprocessing, golden, report)
     return Bundle.open(out)
 
@@ -196,7 +197,7 @@ def export_model(
             on_stage("a head for LiteRT")
             _write_head(stage, train_head, _encode(image, preprocessing, seen))
         report = {"name": name, "checks": _equal(golden, held_out)}
-        report |= _savings(model, network, removed)
+        report |= _savings(model, network, removed, optimize)
         _write(stage, model, image, layers, preprocessing, golden, report)
     return Bundle.open(out)
 
@@ -311,9 +312,9 @@ def _equal(golden: dict[str, np.ndarray], values: np.ndarray) -> dict[str, int]:
     }
 
 
-def _savings(model: bytes, network: Network, removed: Removed) -> dict:
+def _savings(model: bytes, network: Network, removed: Removed, optimize: Optimize) -> dict:
     """For the report: what the removals saved, and where the memory of the activations goes."""
-    places, activation_bytes = plan(network)
+    places, activation_bytes = plan(network, optimize)
     most = peak(network, places)
     names = ("input", *(layer.name for layer in network.layers), "output")
     alive = [
@@ -326,6 +327,7 @@ def _savings(model: bytes, network: Network, removed: Removed) -> dict:
         "activations": {
             "bytes": activation_bytes,
             "least_bytes": most.bytes,
+            "border_bytes": sum(places[i].bytes - math.prod(network.tensors[i].shape) for i in most.tensors),
             "peak_layer": names[most.layer + 1],
             "alive_there": alive,
             "tflite_micro_arena_bytes": tflm.arena_bytes(model),

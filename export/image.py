@@ -5,25 +5,23 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from entropi.export.integer import CONV, COPY, KIND_NAMES, MEAN, SOFTMAX, TABLE, Layer, Network, Tensor
-from entropi.export.plan import Place, plan
+from entropi.export.plan import Optimize, Place, plan
 from entropi.export.rows import DENSE, Form, encode_scales, forms, row_scales, shannon_bound
 
-Optimize = Literal["size", "speed"]
-
 MAGIC = b"ENTR"
-VERSION = 3
+VERSION = 4
 HEADER = struct.Struct("<4sHHIHHHHIIIffIIIb3xII")
 TENSOR = struct.Struct("<IHHHBBBBbx")
 LAYER = struct.Struct("<BBHHHBBBBBBBBHbbIII")
-OVER_BORDER, CLIPPED = 0, 1
+PADDED, CLIPPED = 0, 1
 NO_TENSOR = 0xFFFF
 INT32_MAX = (1 << 31) - 1
-MAX_CONV_INPUT = 1 << 24
+MAX_WINDOW = 1 << 24
+TAP_WORDS = 2  # of scratch, for each tap of a sparse kernel and one more
 MAX_MEAN = (1 << 21) - 1
 
 
@@ -87,9 +85,9 @@ def _check(network: Network, layer: Layer, places: dict[int, Place]) -> None:
         reach = int((np.abs(layer.bias.astype(np.int64)) + 128 * magnitudes + rounding).max())
         if reach > INT32_MAX:
             raise ImageError(f"{layer.name}: sums reach {reach}; int32 holds {INT32_MAX}; lower weights or biases")
-        size = places[layer.inputs[0]].bytes
-        if size > MAX_CONV_INPUT:
-            raise ImageError(f"{layer.name}: an input of {size} bytes; the format holds {MAX_CONV_INPUT}; shrink it")
+        span = _window_bytes(network, layer, places[layer.inputs[0]])
+        if span > MAX_WINDOW:
+            raise ImageError(f"{layer.name}: windows of {span} bytes; the format holds {MAX_WINDOW}; shrink the input")
     source = network.tensors[layer.inputs[0]]
     if layer.kind == MEAN and source.height * source.width > MAX_MEAN:
         raise ImageError(
@@ -98,6 +96,13 @@ def _check(network: Network, layer: Layer, places: dict[int, Place]) -> None:
     largest = max(*layer.kernel, *layer.stride, *layer.pad, *layer.dilation)
     if largest > 255:
         raise ImageError(f"{layer.name}: kernel, stride, padding or dilation of {largest}; the format holds 255")
+
+
+def _window_bytes(network: Network, layer: Layer, place: Place) -> int:
+    """From the first byte of a convolution's window to its last, in all channels."""
+    source, (height, width) = network.tensors[layer.inputs[0]], layer.extent
+    pitch = place.border[1] + source.width + place.border[3]
+    return (source.channels - 1) * (place.bytes // source.channels) + (height - 1) * pitch + width
 
 
 def _store(layer: Layer, out: Tensor, optimize: Optimize) -> _Stored:
@@ -118,15 +123,16 @@ def _store(layer: Layer, out: Tensor, optimize: Optimize) -> _Stored:
 def write_image(network: Network, centering: Centering, optimize: Optimize = "size") -> tuple[bytes, list[LayerReport]]:
     """The image of a network and what each of its layers costs.
 
-    `optimize` says how weights are stored where bytes and instructions conflict: the smallest way ("size"), or the one
-    that takes the fewest instructions ("speed"). Raises ImageError when a limit of the format is exceeded.
+    `optimize` says what counts where bytes and instructions conflict: weights are stored in the smallest way ("size"),
+    or in the one that takes the fewest instructions ("speed"), and tensors have borders as `plan` says.
+    Raises ImageError when a limit of the format is exceeded.
     """
-    places, activation_bytes = plan(network)
+    places, activation_bytes = plan(network, optimize)
     numbers = {index: number for number, index in enumerate(sorted(places))}
     body = bytearray(HEADER.size)
     reports = []
     records = []
-    row_entries = 0
+    scratch_words = 0
 
     def append(data: bytes) -> int:
         body.extend(bytes(-len(body) % 4))
@@ -135,12 +141,13 @@ def write_image(network: Network, centering: Centering, optimize: Optimize = "si
 
     for layer in network.layers:
         _check(network, layer, places)
-        encoding, weights_at, weights, stored = CLIPPED if layer.clipped else OVER_BORDER, 0, b"", None
+        encoding, weights_at, weights, stored = CLIPPED if layer.clipped else PADDED, 0, b"", None
         if layer.kind == CONV:
             stored = _store(layer, network.tensors[layer.output], optimize)
             encoding, parameters, weights = stored.form.encoding, stored.parameters, stored.form.encode()
             if encoding != DENSE:
-                row_entries = max(row_entries, int(stored.form.entries.max()))
+                taps = layer.kernel[0] * layer.kernel[1]
+                scratch_words = max(scratch_words, TAP_WORDS * (taps + 1) + int(stored.form.entries.max()))
             weights_at = append(weights)
         elif layer.kind in (TABLE, SOFTMAX):
             parameters = layer.table.tobytes()
@@ -167,7 +174,7 @@ def write_image(network: Network, centering: Centering, optimize: Optimize = "si
     length = len(body) + 4
     HEADER.pack_into(
         body, 0, MAGIC, VERSION, HEADER.size, length, len(places), len(network.layers), numbers[network.input],
-        numbers[network.output], activation_bytes, row_entries, out.channels * out.height * out.width, source.scale,
+        numbers[network.output], activation_bytes, scratch_words, out.channels * out.height * out.width, source.scale,
         centering.gain, centers_at, tensors_at, layers_at, source.zero_point, 0, 0,
     )  # fmt: skip
     return bytes(body) + struct.pack("<I", zlib.crc32(body)), reports
@@ -175,8 +182,8 @@ def write_image(network: Network, centering: Centering, optimize: Optimize = "si
 
 def _tensor_record(network: Network, index: int, place: Place) -> bytes:
     t = network.tensors[index]
-    if max(t.shape) > 0xFFFF or max(place.border) > 255:
-        raise ImageError(f"tensor {index}: shape {t.shape} or border {place.border} exceeds the format's 65535 and 255")
+    if max(t.shape) > 0xFFFF:
+        raise ImageError(f"tensor {index}: shape {t.shape} exceeds the format's 65535")
     return TENSOR.pack(place.offset, *t.shape, *place.border, t.zero_point)
 
 

@@ -47,10 +47,10 @@ class Layer:
     """One device layer. `pad` is (top, left); what is needed below and to the right follows from the shapes.
 
     conv: weight int8 [out, in / groups, kh, kw], bias int32 [out] with the input's zero point folded in, one
-    (multiplier, shift) an output channel. max_pool, average_pool: `clipped` windows end at the edge, others reach over
-    the border. add, sub, mul: the second input has the first one's size or 1 along every axis. add, sub: three
-    (multiplier, shift), for either input and the output. mul, mean: one. table: int8 [256], what the layer makes of
-    -128 ... 127. copy: to channels `first` and on of the output, one layer for each part of a concatenation.
+    (multiplier, shift) an output channel. max_pool, average_pool: `clipped` windows end at the edge, others see the
+    zero point beyond it. add, sub, mul: the second input has the first one's size or 1 along every axis. add, sub:
+    three (multiplier, shift), for either input and the output. mul, mean: one. table: int8 [256], what the layer makes
+    of -128 ... 127. copy: to channels `first` and on of the output, one layer for each part of a concatenation.
     softmax: int32 [256], the exponentials of the differences to the largest (softmax.py).
     """
 
@@ -146,6 +146,6 @@ def cropped(layer: Layer, source: Tensor, out: Tensor) -> Layer:
 def folded(layer: Layer, source: Tensor) -> Layer:
     """A convolution with its input's zero point in the bias: bias - zero_point * sum of the row's weights.
 
-    Exact because the border holds the zero point."""
+    Exact because what a window reaches beyond the map counts as the zero point."""
     sums = layer.weight.astype(np.int64).sum(axis=(1, 2, 3))
     return replace(layer, bias=layer.bias.astype(np.int64) - source.zero_point * sums)

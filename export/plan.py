@@ -1,26 +1,38 @@
 """The offline memory plan: where each activation lies in the arena, border included.
 
-Two tensors share bytes where that changes nothing: an elementwise layer may write over an input that no later layer
-reads, and the input of a copy may lie where the copy would put it.
+Two tensors share bytes where that changes nothing: an elementwise layer, a pool and a depthwise or grouped convolution
+may write over an input that no later layer reads, and the input of a copy may lie where the copy would put it.
+
+A border spares the convolutions that read a tensor their work at the edge, and costs bytes. For the fewest bytes
+borders lie only where the whole takes no more with them; for the fewest instructions every convolution has one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from itertools import product
+from typing import Literal
 
-from entropi.export.integer import ADD, COPY, MUL, SOFTMAX, SUB, TABLE, WINDOWED, Layer, Network
+import numpy as np
+
+from entropi.export.integer import ADD, CONV, COPY, MUL, SOFTMAX, SUB, TABLE, WINDOWED, Layer, Network
+
+Optimize = Literal["size", "speed"]
+Border = tuple[int, int, int, int]  # top, left, bottom, right
 
 IN_PLACE = (ADD, SUB, MUL, TABLE, SOFTMAX)  # may write over an input of the output's shape
 ATTEMPTS = 50
+WIDEST_BORDER = 255
+NO_BORDER = (0, 0, 0, 0)
 
 
 @dataclass(frozen=True)
 class Place:
     """A tensor's border (top, left, bottom, right) and the offset of its first byte."""
 
-    border: tuple[int, int, int, int]
+    border: Border
     offset: int
     bytes: int
 
@@ -32,26 +44,54 @@ class Place:
 @dataclass(frozen=True)
 class Peak:
     """The layer that needs the most memory: its number, the tensors alive while it runs (what it reads and writes, and
-    what later layers read) and the bytes they take together. No plan can do with less. The layer is -1 where only the
-    input is alive, and the number of layers where only the output is."""
+    what later layers read) and the bytes they take together, the plan's borders included. The layer is -1 where only
+    the input is alive, and the number of layers where only the output is."""
 
     layer: int
     tensors: tuple[int, ...]
     bytes: int
 
 
-def borders(network: Network) -> dict[int, tuple[int, int, int, int]]:
-    """The border each tensor needs so that every window of every reader stays inside it."""
-    need = {index: [0, 0, 0, 0] for index in network.tensors}
+def reach(network: Network, layer: Layer) -> Border:
+    """How far the windows of a convolution or pool reach over its input's edges: top, left, bottom, right."""
+    source, out = network.tensors[layer.inputs[0]], network.tensors[layer.output]
+    sizes = zip(source.shape[1:], out.shape[1:], layer.extent, layer.stride, layer.pad, strict=True)
+    return *layer.pad, *(max(0, (o - 1) * s + k - p - n) for n, o, k, s, p in sizes)
+
+
+def borders(network: Network) -> dict[int, Border]:
+    """The border of each tensor inside which every window of every convolution stays that reads it; none where that is
+    wider than the image format holds."""
+    need = dict.fromkeys(network.tensors, NO_BORDER)
     for layer in network.layers:
-        if layer.kind not in WINDOWED or layer.clipped:
+        if layer.kind == CONV:
+            source = layer.inputs[0]
+            need[source] = tuple(map(max, need[source], reach(network, layer)))
+    return {index: border if max(border) <= WIDEST_BORDER else NO_BORDER for index, border in need.items()}
+
+
+def guards(network: Network, border: Mapping[int, Border]) -> dict[int, tuple[int, int]]:
+    """How many bytes before and behind each tensor a convolution reads, and takes back, where there is no border."""
+    need = dict.fromkeys(network.tensors, (0, 0))
+    for layer in network.layers:
+        if layer.kind == CONV:
+            source = layer.inputs[0]
+            beyond = [max(0, r - b) for r, b in zip(reach(network, layer), border[source], strict=True)]
+            need[source] = tuple(map(max, need[source], beyond[1::2]))
+    return need
+
+
+def edge_work(network: Network) -> dict[int, float]:
+    """Of each tensor, how many multiply-accumulates its border spares the convolutions that read it."""
+    work = dict.fromkeys(network.tensors, 0.0)
+    for layer in network.layers:
+        if layer.kind != CONV or not any(reach(network, layer)):
             continue
         source, out = network.tensors[layer.inputs[0]], network.tensors[layer.output]
-        sizes = zip(source.shape[1:], out.shape[1:], layer.extent, layer.stride, layer.pad, strict=True)
-        after = [(o - 1) * s + k - p - n for n, o, k, s, p in sizes]
-        border = need[layer.inputs[0]]
-        border[:] = [max(x) for x in zip(border, (*layer.pad, *after), strict=True)]
-    return {index: tuple(border) for index, border in need.items()}
+        columns = np.arange(out.width)[:, None] * layer.stride[1] + np.arange(layer.kernel[1]) * layer.dilation[1]
+        outside = (columns < layer.pad[1]) | (columns >= layer.pad[1] + source.width)
+        work[layer.inputs[0]] += np.count_nonzero(layer.weight) * out.height * outside.sum() / layer.kernel[1]
+    return work
 
 
 def lifetimes(network: Network) -> dict[int, tuple[int, int]]:
@@ -66,22 +106,46 @@ def lifetimes(network: Network) -> dict[int, tuple[int, int]]:
     return {index: (first[index], last[index]) for index in first}
 
 
-def plan(network: Network) -> tuple[dict[int, Place], int]:
-    """Place every tensor; returns the places and the bytes they take together."""
-    bodies = _Bodies(network)
-    best, least = {}, 0
-    order = sorted(bodies.members, key=lambda b: (-bodies.bytes(b), b))
-    for _ in range(ATTEMPTS):
-        places = _first_fit(bodies, order)
-        total = max(p.end for p in places.values())
-        if not best or total < least:
-            best, least = places, total
-        bound = peak(network, places).bytes
-        if least == bound:
-            break
-        # What did not fit under the bound is placed earlier in the next attempt.
-        high = [b for b in order if any(places[i].end > bound for i in bodies.members[b])]
-        order = high + [b for b in order if b not in high]
+def plan(network: Network, optimize: Optimize = "size") -> tuple[dict[int, Place], int]:
+    """Place every tensor; returns the places and the bytes they take together.
+
+    "speed": every tensor has the border that its readers want. "size": as few bytes as without any border, and with
+    those borders that then cost nothing, the ones that spare most work first."""
+    wanted = borders(network)
+    if optimize == "speed":
+        return _place(network, wanted)
+    chosen = dict.fromkeys(network.tensors, NO_BORDER)
+    best, least = _place(network, chosen)
+    everywhere = _place(network, wanted)
+    if everywhere[1] <= least:
+        return everywhere
+    work = edge_work(network)
+    for index in sorted((i for i, border in wanted.items() if any(border)), key=lambda i: (-work[i], i)):
+        tried = chosen | {index: wanted[index]}
+        places, total = _place(network, tried, enough=least)
+        if total <= least:
+            best, chosen = places, tried
+    return best, least
+
+
+def _place(network: Network, border: Mapping[int, Border], enough: int = 0) -> tuple[dict[int, Place], int]:
+    """The best of several attempts to place tensors with these borders; the first that takes no more than `enough`."""
+    best, least, bound = {}, math.inf, math.inf
+    for tied in (True, False):
+        bodies = _Bodies(network, border, tied)
+        order = sorted(bodies.members, key=lambda b: (-bodies.bytes(b), b))
+        for _ in range(ATTEMPTS):
+            places, total = bodies.guarded(_first_fit(bodies, order))
+            if total < least:
+                best, least = places, total
+            bound = min(bound, peak(network, places).bytes)
+            if least <= max(bound, enough):
+                return best, least
+            if bound > enough > 0:
+                break
+            # What did not fit under the bound is placed earlier in the next attempt.
+            high = [b for b in order if any(places[i].end > bound for i in bodies.members[b])]
+            order = high + [b for b in order if b not in high]
     return best, least
 
 
@@ -101,30 +165,52 @@ def peak(network: Network, places: dict[int, Place]) -> Peak:
 
 
 class _Bodies:
-    """Tensors in bodies that are placed as one: `members` maps a body to the offsets of its tensors within it."""
+    """Tensors in bodies that are placed as one: `members` maps a body to the offsets of its tensors within it. `before`
+    maps pairs of an output and an input that may share bytes to how far the output must then begin before the input;
+    where they are `tied`, it begins just so far before."""
 
-    def __init__(self, network: Network):
+    def __init__(self, network: Network, border: Mapping[int, Border], tied: bool):
         self.network = network
-        self.border = borders(network)
+        self.tied = tied
+        self.border = dict(border)
         self.alive = lifetimes(network)
         self.members = {index: {index: 0} for index in self.alive}
         self.body = {index: index for index in self.alive}
         copies = [(layer.inputs[0], layer.output, layer.first) for layer in network.layers if layer.kind == COPY]
         self.copies = {c for c in copies if network.tensors[c[0]].zero_point == network.tensors[c[1]].zero_point}
+        self.before: dict[tuple[int, int], int] = {}
         for step, layer in enumerate(network.layers):
             if (layer.inputs[0], layer.output, layer.first) in self.copies:
                 self._lay_inside(layer.inputs[0], layer.output, layer.first)
             elif layer.kind in IN_PLACE:
                 self._write_over(step, layer)
+            elif layer.kind in WINDOWED:
+                self._write_before(step, layer)
         self.sizes = {index: self._size(index) for index in self.alive}
 
     def bytes(self, body: int) -> int:
         """From a body's first byte to its last."""
         return max(offset + self.sizes[index] for index, offset in self.members[body].items())
 
+    def guarded(self, places: dict[int, Place]) -> tuple[dict[int, Place], int]:
+        """The places, moved up by what is read before the first of them; and their bytes, with what is read behind."""
+        guard = guards(self.network, self.border)
+        up = max(guard[index][0] - place.offset for index, place in places.items())
+        places = {index: replace(place, offset=place.offset + max(up, 0)) for index, place in places.items()}
+        return places, max(place.end + guard[index][1] for index, place in places.items())
+
     def meet(self, a: int, b: int) -> bool:
         """Whether two tensors are alive at the same time."""
         return self.alive[a][0] <= self.alive[b][1] and self.alive[b][0] <= self.alive[a][1]
+
+    def blocked(self, index: int, other: int, place: Place) -> tuple[int, int]:
+        """Where a tensor must not begin, from one offset up to another, because another one lies at `place`."""
+        start, end = place.offset - self.sizes[index], place.end
+        if (index, other) in self.before:
+            start = max(start, place.offset - self.before[index, other])
+        if (other, index) in self.before:
+            end = min(end, place.offset + self.before[other, index])
+        return start, end
 
     def _pitch(self, index: int) -> int:
         return self.border[index][1] + self.network.tensors[index].width + self.border[index][3]
@@ -153,6 +239,20 @@ class _Bodies:
             values = zip(self._corners(layer.output), self._corners(source), strict=True)
             if self._tie(source, layer.output, max(b - a for b, a in values)):
                 return
+
+    def _write_before(self, step: int, layer: Layer) -> None:
+        """Let the output lie over an input that dies, each group of its channels before those that are still to be
+        read when it is written: the kernels go from group to group. A pool's groups are its channels. The border is
+        written after all of them."""
+        source, output = layer.inputs[0], layer.output
+        groups = layer.groups if layer.kind == CONV else self.network.tensors[source].channels
+        if groups > 1 and self.alive[source][1] <= step:
+            read, written = self._size(source) // groups, self._size(output) // groups
+            distance = max((g + 1) * written - g * read for g in (0, groups - 1))
+            if not self.tied:
+                self.before[output, source] = distance
+            else:
+                self._tie(source, output, distance)
 
     def _lay_inside(self, source: int, output: int, first: int) -> None:
         """Let a copy's input lie where it would be copied to, in a border as wide as the output's."""
@@ -196,7 +296,7 @@ def _first_fit(bodies: _Bodies, order: list[int]) -> dict[int, Place]:
     places: dict[int, Place] = {}
     for body in order:
         taken = sorted(
-            (place.offset - at - bodies.sizes[index], place.end - at)
+            tuple(offset - at for offset in bodies.blocked(index, other, place))
             for index, at in bodies.members[body].items()
             for other, place in places.items()
             if bodies.meet(index, other)

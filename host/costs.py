@@ -6,10 +6,13 @@ core; benchmarks/instruction_costs.py measures it."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+import numpy as np
 
 from entropi.export.image import CLIPPED, HEADER, LAYER, TENSOR
 from entropi.export.rows import SHIFT_BYTE
@@ -28,6 +31,12 @@ class Activation:
     first: int
     pitch: int
     plane: int
+    border_before: tuple[int, int]  # top, left
+    border_behind: tuple[int, int]  # bottom, right
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.height, self.width
 
     @property
     def values(self) -> int:
@@ -58,6 +67,7 @@ class Record:
     kernel: tuple[int, int]
     stride: tuple[int, int]
     padding: tuple[int, int]
+    dilation: tuple[int, int]
     clipped: bool
     groups: int
     weight_bytes: int
@@ -74,7 +84,7 @@ def records(image: bytes, layers: Sequence[Mapping]) -> list[Record]:
     for i, layer in zip(range(count), layers, strict=True):
         fields = LAYER.unpack_from(image, layers_at + i * LAYER.size)
         source, out = activations[fields[2]], activations[fields[4]]
-        window = fields[5:7], fields[7:9], fields[9:11], fields[1] == CLIPPED
+        window = fields[5:7], fields[7:9], fields[9:11], fields[11:13], fields[1] == CLIPPED
         parameters_at, weight_bytes = fields[16], fields[18]
         rows = out.channels
         if layer["kind"] == "conv":
@@ -87,44 +97,71 @@ def records(image: bytes, layers: Sequence[Mapping]) -> list[Record]:
 
 def _activation(offset, channels, height, width, top, left, bottom, right, zero_point) -> Activation:
     pitch = left + width + right
-    return Activation(channels, height, width, offset + top * pitch + left, pitch, pitch * (top + height + bottom))
+    plane = pitch * (top + height + bottom)
+    first = offset + top * pitch + left
+    return Activation(channels, height, width, first, pitch, plane, (top, left), (bottom, right))
 
 
-def _tiles(out: Activation, stride: tuple[int, int]) -> dict[str, int]:
-    """How one output channel is divided (conv.c): tiles, whose loops differ by size and stride, and what is left."""
+def _inside(record: Record, axis: int, bordered: bool = True) -> np.ndarray:
+    """Of each window along an axis, how many of its taps lie inside the input, or inside its border."""
+    size, outputs = record.source.size[axis], record.out.size[axis]
+    before, behind = (b[axis] if bordered else 0 for b in (record.source.border_before, record.source.border_behind))
+    taps = np.arange(record.kernel[axis]) * record.dilation[axis] - record.padding[axis]
+    at = np.arange(outputs)[:, None] * record.stride[axis] + taps
+    return ((at >= -before) & (at < size + behind)).sum(axis=1)
+
+
+def _tiles(record: Record, whole: np.ndarray) -> Iterator[tuple[str, int, int]]:
+    """How one output channel is divided (conv.c): the size of tiles, the output row that they lie at and how many lie
+    there. `whole` says of which output rows all windows lie inside."""
+    out, stride = record.out, record.stride[1]
     rows, columns = (1, 8) if out.width >= 8 else (2, 4) if out.width >= 4 else (2, 2)
-    tiles = (out.height // rows) * (out.width // columns) if stride[1] <= 2 else 0
-    return {f"tile {rows}x{columns}, stride {stride[1]}": tiles, "position": out.positions - tiles * rows * columns}
+    if stride > 2 or out.width < 2 or rows > out.height:
+        rows, columns = 1, 1
+    y = 0
+    while y < out.height:
+        wide = rows == 1 or y + 1 < out.height and whole[y : y + 2].all()
+        high, across = (rows, columns) if wide else (1, 1)
+        rest = out.width % columns if wide else 0
+        tile = "position" if across == 1 else f"tile {rows}x{columns}, stride {stride}"
+        yield tile, y, (out.width - rest) // across
+        if rest:
+            yield "position", y, rest * high
+        y += high
 
 
-def _conv(layer: Mapping, record: Record) -> dict[str, int]:
+def _conv(layer: Mapping, record: Record) -> Counter[str]:
     form, out, (height, width) = layer["encoding"], record.out, record.kernel
     dense = form == "dense"
     kind = "conv dense" if dense else "conv sparse"
     rows = out.channels if dense else record.rows
     entries = {"dense": layer["weights"], "pairs": record.weight_bytes // 2 - 1, "rice": layer["nonzeros"]}[form]
-    found = {f"{kind}: row": rows, f"{kind}: output": rows * out.positions}
-    for tile, count in _tiles(out, record.stride).items():
-        found |= {f"{kind}: {tile}, row": count * rows, f"{kind}: {tile}, weight": count * entries}
+    inside = [_inside(record, axis) for axis in (0, 1)]
+    columns_outside = width - inside[1]
+    planes = rows * record.source.channels // record.groups
+    if height * width == 1 and all(met.all() for met in inside):
+        planes = rows  # the channels are walked as columns of one
+    found = Counter({f"{kind}: row": rows, f"{kind}: output": rows * out.positions})
+    for tile, y, count in _tiles(record, inside[0] == height):
+        lines = inside[0][y]
+        found[f"{kind}: {tile}, row"] += count * rows
+        found[f"{kind}: {tile}, weight"] += count * entries * lines / height
         if dense:
-            planes = rows * record.source.channels // record.groups
-            found |= {f"{kind}: {tile}, plane": count * planes, f"{kind}: {tile}, line": count * planes * height}
+            found[f"{kind}: {tile}, plane"] += count * planes
+            found[f"{kind}: {tile}, line"] += count * planes * lines
+    found[f"{kind}: line"] = rows * out.height
+    cut = height - inside[0]
+    found[f"{kind}: cut line"] = rows * np.count_nonzero(cut)
+    found[f"{kind}: cut line, weight"] = entries * cut.sum() / height
+    found[f"{kind}: edge"] = rows * out.height * np.count_nonzero(columns_outside)
+    found[f"{kind}: edge, line"] = (planes if dense else rows) * inside[0].sum() * np.count_nonzero(columns_outside)
+    found[f"{kind}: edge, weight"] = entries * inside[0].sum() * columns_outside.sum() / (height * width)
     if not dense:
         empty = out.channels - rows
-        found |= {f"{kind}: empty row": empty, f"{kind}: empty row, output": empty * out.positions}
-        found |= {f"{kind}, {form}: weight": entries, f"{kind}, {form}: byte": record.weight_bytes}
+        found.update({f"{kind}: empty row": empty, f"{kind}: empty row, output": empty * out.positions})
+        found.update({f"{kind}, {form}: weight": entries, f"{kind}, {form}: byte": record.weight_bytes})
         found[f"{kind}: row, tap"] = rows * height * width
     return found
-
-
-def _met(record: Record, axis: int) -> int:
-    """Rows (axis 0) or columns of the input that all windows of a pool hold together."""
-    size, out = ((t.height, t.width)[axis] for t in (record.source, record.out))
-    kernel, stride, padding = (pair[axis] for pair in (record.kernel, record.stride, record.padding))
-    if not record.clipped:
-        return out * kernel
-    starts = [position * stride - padding for position in range(out)]
-    return sum(min(start + kernel, size) - max(start, 0) for start in starts)
 
 
 def _loops(layer: Mapping, record: Record) -> dict[str, int]:
@@ -133,9 +170,9 @@ def _loops(layer: Mapping, record: Record) -> dict[str, int]:
     if kind == "mean":
         return {"input": source.values, "line": source.lines, "output": out.values}
     if kind in ("max_pool", "average_pool"):
-        rows, columns = _met(record, 0), _met(record, 1)
+        rows, columns = (int(_inside(record, axis, not record.clipped).sum()) for axis in (0, 1))
         lines = {"line": out.channels * rows * out.width, "tap": out.channels * rows * columns}
-        return lines | {"output": out.values, "position": out.positions}
+        return lines | {"output": out.values, "row": out.lines}
     if kind == "copy":
         there = out.first + record.first * out.plane
         if (source.first, source.pitch, source.plane) == (there, out.pitch, out.plane):
@@ -146,8 +183,9 @@ def _loops(layer: Mapping, record: Record) -> dict[str, int]:
     return {"output": out.values, "line": out.lines, "channel": out.channels}
 
 
-def loops(image: bytes, layers: Sequence[Mapping]) -> list[dict[str, int]]:
-    """How often each loop runs in every layer; in the first one, also those that copy the input in."""
+def loops(image: bytes, layers: Sequence[Mapping]) -> list[dict[str, float]]:
+    """How often each loop runs in every layer; in the first one, also those that copy the input in. Weights count as if
+    they were spread evenly over the taps of their kernel."""
     found = []
     for layer, record in zip(layers, records(image, layers), strict=True):
         kind = layer["kind"]

@@ -176,8 +176,9 @@ def _activations(memory: dict, removed: dict) -> list[tuple[str, str]]:
     alive = ", ".join("x".join(map(str, t["shape"])) for t in memory["alive_there"])
     gone = {kind: removed[kind] for kind in ("constant", "unread", "folded")}
     return [
-        ("activations, bytes", f"{memory['bytes']:,}; no plan needs fewer than {memory['least_bytes']:,}"),
+        ("activations, bytes", f"{memory['bytes']:,}; living tensors cover {memory['least_bytes']:,} of them at once"),
         ("  most of them at", f"{memory['peak_layer']}: {alive}; a smaller input or fewer channels there lower it"),
+        ("  borders there", f"{memory['border_bytes']:,}; with --optimize size only where the whole takes no more"),
         ("  tflite-micro's arena for the same file", f"{memory['tflite_micro_arena_bytes']:,} on this machine"),
         ("channels left out", f"{gone['constant']['channels']:,} constant, {gone['unread']['channels']:,} unread"),
         ("  with them weights", f"{sum(saving['weights'] for saving in gone.values()):,}"),

@@ -46,12 +46,12 @@ static void copy_out(const tensor *t, const int8_t *activations, int8_t *feature
 }
 
 static void run_layer(const uint8_t *image, const image_header *h, const layer *l, const tensor *out,
-                      int8_t *activations, uint32_t *row)
+                      int8_t *activations, uint32_t *scratch)
 {
     const tensor in = read_tensor(image, h, l->input);
     switch (l->kind) {
     case LAYER_CONV:
-        run_conv(image, l, &in, out, activations, row);
+        run_conv(image, l, &in, out, activations, scratch);
         break;
     case LAYER_MAX_POOL:
     case LAYER_AVERAGE_POOL:
@@ -93,13 +93,13 @@ entropi_status entropi_encode_observed(entropi *self, const int8_t *input, size_
     if (input_length != (size_t)in.channels * in.height * in.width)
         return ENTROPI_E_ARGUMENT;
 
-    uint32_t *row = (uint32_t *)(void *)(self->arena + self->working_at);
-    int8_t *activations = (int8_t *)(row + (h.row_entries + (h.row_entries & 1u)));
+    uint32_t *scratch = (uint32_t *)(void *)(self->arena + self->working_at);
+    int8_t *activations = (int8_t *)(scratch + (h.scratch_words + (h.scratch_words & 1u)));
     copy_in(&in, input, activations);
     for (uint32_t i = 0; i < h.layers; i++) {
         const layer l = read_layer(self->image, &h, i);
         const tensor out = read_tensor(self->image, &h, l.output);
-        run_layer(self->image, &h, &l, &out, activations, row);
+        run_layer(self->image, &h, &l, &out, activations, scratch);
         if (observer) {
             const entropi_activation a = {
                 .values = activations + interior(&out),

@@ -10,7 +10,7 @@ image_header read_header(const uint8_t *image)
         .input = load_u16(image + 16),
         .output = load_u16(image + 18),
         .activation_bytes = load_u32(image + 20),
-        .row_entries = load_u32(image + 24),
+        .scratch_words = load_u32(image + 24),
         .features = load_u32(image + 28),
         .input_scale = load_f32(image + 32),
         .feature_gain = load_f32(image + 36),
@@ -82,15 +82,24 @@ static int tensor_fits(const image_header *header, const tensor *t)
 /* Along one axis: from the window's first value to its last, both included. */
 static uint32_t extent(uint8_t kernel, uint8_t dilation) { return (kernel - 1u) * dilation + 1u; }
 
-/* Every window of the layer stays inside the input's border. */
-static int windows_fit(const layer *l, const tensor *in, const tensor *out)
+static int steps_fit(const layer *l)
 {
-    if (!l->kernel_h || !l->kernel_w || !l->stride_h || !l->stride_w || !l->dilation_h || !l->dilation_w)
-        return 0;
-    const uint32_t down = (out->height - 1u) * l->stride_h + extent(l->kernel_h, l->dilation_h);
+    return l->kernel_h && l->kernel_w && l->stride_h && l->stride_w && l->dilation_h && l->dilation_w;
+}
+
+/* What a convolution reads, from the first window's first column to the last one's last, lies inside the activation
+ * bytes, and in one window inside the offsets that packed weights hold. */
+static int reads_fit(const image_header *header, const layer *l, const tensor *in, const tensor *out)
+{
     const uint32_t across = (out->width - 1u) * l->stride_w + extent(l->kernel_w, l->dilation_w);
-    return l->pad_top <= in->top && l->pad_left <= in->left && down <= (uint32_t)l->pad_top + in->height + in->bottom &&
-           across <= (uint32_t)l->pad_left + in->width + in->right;
+    const uint32_t inside = (uint32_t)l->pad_left + in->width + in->right;
+    const uint32_t before = l->pad_left > in->left ? (uint32_t)(l->pad_left - in->left) : 0;
+    const uint32_t behind = across > inside ? across - inside : 0;
+    const uint64_t end = in->offset + (uint64_t)in->channels * in->plane;
+    const uint64_t window = (uint64_t)(in->channels - 1u) * in->plane +
+                            (uint64_t)(extent(l->kernel_h, l->dilation_h) - 1u) * in->pitch +
+                            extent(l->kernel_w, l->dilation_w);
+    return before <= in->offset && end + behind <= header->activation_bytes && window <= 1u << 24;
 }
 
 /* Along one axis: every window, cut off at the edges, holds a value. */
@@ -106,7 +115,7 @@ static int pool_fits(const layer *l, const tensor *in, const tensor *out)
     if (l->encoding == WINDOW_CLIPPED)
         return meets(in->height, out->height, l->kernel_h, l->stride_h, l->pad_top) &&
                meets(in->width, out->width, l->kernel_w, l->stride_w, l->pad_left);
-    return l->encoding == WINDOW_OVER_BORDER && windows_fit(l, in, out);
+    return l->encoding == WINDOW_PADDED && steps_fit(l);
 }
 
 static int scale_fits(int32_t multiplier, int shift) { return multiplier >= 0 && shift >= -31 && shift <= 30; }
@@ -170,10 +179,13 @@ static int entry_fits(const entry_reader *r, int is_rice, const uint8_t *end)
 
 /* Walk the entries as the kernels do. The list ends with an entry of value 0 right behind the last row, and the weights
  * end with that entry. */
-static int entries_fit(const image_header *header, const uint8_t *weights, uint32_t length, int is_rice, uint32_t rows,
-                       uint32_t row_length, scale_check *scales, uint32_t *stored)
+static int entries_fit(const image_header *header, const uint8_t *weights, uint32_t length, int is_rice, uint32_t taps,
+                       uint32_t rows, uint32_t row_length, scale_check *scales, uint32_t *stored)
 {
     const uint8_t *end = weights + length;
+    const uint32_t tap_words = (taps + 1u) * TAP_WORDS, most = header->scratch_words - tap_words;
+    if (header->scratch_words < tap_words)
+        return 0;
     if (is_rice && (length > INT32_MAX / 8 || weights[0] > MAX_RICE))
         return 0;
     entry_reader r = open_entries(weights, is_rice);
@@ -186,7 +198,7 @@ static int entries_fit(const image_header *header, const uint8_t *weights, uint3
         for (; r.next < row_length; read_entry(&r, is_rice)) {
             total += magnitude((int8_t)r.value);
             *stored += r.value != 0;
-            if (++count > header->row_entries || !entry_fits(&r, is_rice, end))
+            if (++count > most || !entry_fits(&r, is_rice, end))
                 return 0;
         }
         if (!(count ? row_fits(scales, total) : constant_fits(scales)))
@@ -221,13 +233,13 @@ static int conv_fits(const uint8_t *image, const image_header *header, const lay
     const uint32_t row_length = in->channels / l->groups * taps;
     const uint8_t *weights = image + l->weights_at;
     scale_check scales;
-    if (!windows_fit(l, in, out) || taps > MAX_TAPS || (uint64_t)in->channels * in->plane > 1u << 24 ||
+    if (!steps_fit(l) || taps > MAX_TAPS || !reads_fit(header, l, in, out) ||
         !inside(header, l->weights_at, length) || !start_scales(image, header, l, &scales))
         return 0;
     if (l->encoding == WEIGHTS_DENSE)
         return dense_fits((const int8_t *)weights, length, rows, row_length, &scales, stored);
     return l->encoding <= WEIGHTS_RICE &&
-           entries_fit(header, weights, length, l->encoding == WEIGHTS_RICE, rows, row_length, &scales, stored);
+           entries_fit(header, weights, length, l->encoding == WEIGHTS_RICE, taps, rows, row_length, &scales, stored);
 }
 
 static int same_shape(const tensor *a, const tensor *b)
@@ -316,7 +328,7 @@ entropi_status entropi_describe(const void *image, size_t image_length, entropi_
 
     const image_header h = read_header(p);
     if (h.input >= h.tensors || h.output >= h.tensors || h.features == 0 || h.activation_bytes > INT32_MAX ||
-        h.row_entries > INT32_MAX / 8 || !inside(&h, h.centers_at, h.features) ||
+        h.scratch_words > INT32_MAX / 8 || !inside(&h, h.centers_at, h.features) ||
         !inside(&h, h.tensors_at, (uint64_t)h.tensors * TENSOR_BYTES) ||
         !inside(&h, h.layers_at, (uint64_t)h.layers * LAYER_BYTES) || !(h.feature_gain > 0.0f) ||
         !(h.feature_gain < 1e9f) || !(h.input_scale > 0.0f))

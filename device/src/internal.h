@@ -43,9 +43,9 @@ enum {
     LAYER_SOFTMAX = 10
 };
 enum { WEIGHTS_DENSE = 0, WEIGHTS_PAIRS = 1, WEIGHTS_RICE = 2 };
-enum { WINDOW_OVER_BORDER = 0, WINDOW_CLIPPED = 1 }; /* what a pool does at the edge */
+enum { WINDOW_PADDED = 0, WINDOW_CLIPPED = 1 }; /* what a pool does at the edge */
 enum { TABLE_BYTES = 256, SOFTMAX_BYTES = 1024, MAX_SOFTMAX = 256 };
-enum { MAX_TAPS = 121, ADD_HEADROOM_BITS = 20 };
+enum { MAX_TAPS = 121, TAP_WORDS = 2, ADD_HEADROOM_BITS = 20 };
 
 /* The image is little-endian and read byte by byte: no alignment is asked of it, and no byte order of the core. */
 static inline uint16_t load_u16(const uint8_t *p) { return (uint16_t)(p[0] | p[1] << 8); }
@@ -64,7 +64,7 @@ static inline float load_f32(const uint8_t *p)
 }
 
 typedef struct {
-    uint32_t length, activation_bytes, row_entries, features;
+    uint32_t length, activation_bytes, scratch_words, features;
     uint32_t centers_at, tensors_at, layers_at;
     float input_scale, feature_gain;
     uint16_t tensors, layers, input, output;
@@ -72,7 +72,7 @@ typedef struct {
 } image_header;
 
 /* A tensor lies in the arena channel by channel, each plane inside a border that holds the zero point: a convolution
- * or pool with padding then needs no test for the edge. */
+ * has no work at the edge of one as wide as its padding. */
 typedef struct {
     uint32_t offset; /* of the border's first byte, in the activation bytes */
     uint16_t channels, height, width;
@@ -203,9 +203,10 @@ static inline row_scale read_scale(scale_reader *r)
     };
 }
 
-/* The layer kernels: activations is the start of the activation bytes, row the scratch for one decoded row. */
+/* The layer kernels: activations is the start of the activation bytes, scratch the words for the taps of a kernel, one
+ * more of them, and one decoded row. */
 void run_conv(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations,
-              uint32_t *row);
+              uint32_t *scratch);
 void run_pool(const layer *l, const tensor *in, const tensor *out, int8_t *activations);
 void run_add(const uint8_t *image, const layer *l, const tensor *a, const tensor *b, const tensor *out,
              int8_t *activations);

@@ -1,29 +1,35 @@
 /* Pooling and elementwise layers, each after the TFLM operator it names. */
 #include "internal.h"
 
+/* Channel by channel: an output may lie over an input, each of its channels before the input's of the same number. */
 SPECIALISE void pool(const layer *l, const tensor *in, const tensor *out, int8_t *activations, int average)
 {
     const int clipped = l->encoding == WINDOW_CLIPPED;
-    for (uint32_t y = 0; y < out->height; y++)
-        for (uint32_t x = 0; x < out->width; x++) {
-            int32_t y0 = (int32_t)(y * l->stride_h) - l->pad_top, y1 = y0 + l->kernel_h;
-            int32_t x0 = (int32_t)(x * l->stride_w) - l->pad_left, x1 = x0 + l->kernel_w;
-            if (clipped) {
-                y0 = y0 < 0 ? 0 : y0, y1 = y1 > in->height ? in->height : y1;
-                x0 = x0 < 0 ? 0 : x0, x1 = x1 > in->width ? in->width : x1;
-            }
-            const int32_t count = (y1 - y0) * (x1 - x0);
-            const int8_t *plane = activations + interior(in) + y0 * (int32_t)in->pitch + x0;
-            int8_t *to = activations + interior(out) + y * out->pitch + x;
-            for (uint32_t c = 0; c < out->channels; c++, plane += in->plane, to += out->plane) {
-                const int8_t *line = plane;
-                int32_t value = average ? 0 : -128;
-                for (int32_t rows = y1 - y0; rows--; line += in->pitch)
-                    for (int32_t i = 0; i < x1 - x0; i++)
-                        value = average ? value + line[i] : line[i] > value ? line[i] : value;
-                if (average)
+    const int32_t top = clipped ? 0 : -in->top, bottom = in->height + (clipped ? 0 : in->bottom);
+    const int32_t left = clipped ? 0 : -in->left, right = in->width + (clipped ? 0 : in->right);
+    const int32_t whole = l->kernel_h * l->kernel_w, pitch = (int32_t)in->pitch;
+    const int8_t *plane = activations + interior(in);
+    for (uint32_t c = 0; c < out->channels; c++, plane += in->plane)
+        for (uint32_t y = 0; y < out->height; y++) {
+            const int32_t y_at = (int32_t)(y * l->stride_h) - l->pad_top, y_end = y_at + l->kernel_h;
+            const int32_t y0 = y_at < top ? top : y_at, y1 = y_end > bottom ? bottom : y_end;
+            int8_t *to = activations + interior(out) + c * out->plane + y * out->pitch;
+            int32_t x_at = -l->pad_left;
+            for (const int8_t *last = to + out->width; to != last; x_at += l->stride_w) {
+                const int32_t x_end = x_at + l->kernel_w;
+                const int32_t x0 = x_at < left ? left : x_at, x1 = x_end > right ? right : x_end;
+                const int32_t inside = y0 < y1 && x0 < x1 ? (y1 - y0) * (x1 - x0) : 0;
+                const int32_t outside = clipped ? 0 : whole - inside;
+                int32_t value = average ? outside * in->zero_point : outside ? in->zero_point : -128;
+                const int8_t *line = plane + y0 * pitch + x0;
+                for (int32_t rows = inside ? y1 - y0 : 0; rows--; line += pitch)
+                    for (const int8_t *from = line, *end = line + (x1 - x0); from != end; from++)
+                        value = average ? value + *from : *from > value ? *from : value;
+                if (average) {
+                    const int32_t count = clipped ? inside : whole;
                     value = (value + (value > 0 ? count / 2 : -(count / 2))) / count;
-                *to = clamp_i8(value, l->low, l->high);
+                }
+                *to++ = clamp_i8(value, l->low, l->high);
             }
         }
 }
@@ -38,8 +44,8 @@ static void average_pool(const layer *l, const tensor *in, const tensor *out, in
     pool(l, in, out, activations, 1);
 }
 
-/* MAX_POOL_2D and AVERAGE_POOL_2D. Padding takes part as the border's value, as after an explicit PAD, or, where the
- * windows are clipped, not at all. */
+/* MAX_POOL_2D and AVERAGE_POOL_2D. Padding takes part as the zero point, as after an explicit PAD, be it in a border or
+ * beyond it, or, where the windows are clipped, not at all. */
 void run_pool(const layer *l, const tensor *in, const tensor *out, int8_t *activations)
 {
     (l->kind == LAYER_MAX_POOL ? max_pool : average_pool)(l, in, out, activations);

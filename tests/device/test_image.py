@@ -17,8 +17,14 @@ from networks import conv_layer, reference, requantise, residual_network, write
 
 from entropi.device import Bundle, DeviceError, HeadConfig, HostDevice, describe, toolchain
 from entropi.device.bundle import Preprocessing
+from entropi.export import image as image_module
 from entropi.export.image import Centering, write_image
 from entropi.export.integer import CONV, Layer, Network, Tensor, quantise_multiplier
+from entropi.export.plan import Place
+from entropi.export.rows import DENSE, PAIRS, RICE, forms
+
+LENGTH_AT, SCRATCH_AT, TENSORS_AT, LAYERS_AT, WEIGHTS_AT = 8, 24, 44, 48, 64  # WEIGHTS_AT is that of the first layer
+PARAMETERS, WEIGHTS = 20, 24  # in a layer record; behind the weights' offset stands their length
 
 
 @pytest.fixture
@@ -60,19 +66,77 @@ def test_convolutions_of_any_shape(data):
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     kernel = draw(st.tuples(st.integers(1, 5), st.integers(1, 5)))
     stride = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
-    pad = draw(st.tuples(st.integers(0, kernel[0] - 1), st.integers(0, kernel[1] - 1)))
-    size = draw(st.tuples(st.integers(kernel[0], 18), st.integers(kernel[1], 18)))
-    out_size = [(n + 2 * p - k) // s + 1 for n, p, k, s in zip(size, pad, kernel, stride, strict=True)]
+    dilation = draw(st.sampled_from([(1, 1), (1, 1), (2, 1), (1, 3)]))
+    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+    pad = draw(st.tuples(*(st.integers(0, r) for r in reach)))
+    size = draw(st.tuples(*(st.integers(max(1, r - 2 * p), 18) for r, p in zip(reach, pad, strict=True))))
+    out_size = [(n + 2 * p - r) // s + 1 for n, p, r, s in zip(size, pad, reach, stride, strict=True)]
     groups = draw(st.sampled_from([1, 1, 2, 7]))
     source = Tensor(groups * draw(st.integers(1, 40 // groups)), *size, 0.05, draw(st.integers(-128, 127)))
     out = Tensor(groups * draw(st.integers(1, 5)), *out_size, 0.05, draw(st.integers(-128, 127)))
     density = draw(st.sampled_from([0.0, 0.004, 0.05, 0.4, 1.0]))
-    layer = conv_layer(rng, source, 1, out, (0,), kernel, stride, pad, density, groups=groups)
+    layer = conv_layer(rng, source, 1, out, (0,), kernel, stride, pad, density, dilation, groups)
     network = Network({0: source, 1: out}, 0, 1, [layer])
     values = rng.integers(-128, 128, source.shape).astype(np.int8)
     for optimize in ("size", "speed"):
         device = open_image(write_optimized(network, optimize)[0])
         np.testing.assert_array_equal(device.encode_layers(values)[0], reference(network, values)[0])
+
+
+@pytest.mark.parametrize("form", ["dense", "pairs", "rice"])
+@pytest.mark.parametrize(("width", "stride"), [(18, 1), (18, 2), (6, 1), (6, 2), (3, 1), (1, 1), (9, 3)])
+def test_a_border_changes_no_byte(form, width, stride):
+    """With one, without, and with one that is too narrow, at the extremes of values and zero points."""
+    rng = np.random.default_rng(width)
+    source = Tensor(4, 5, width, 0.05, -128)
+    out = Tensor(6, *((n + 4 - 5) // stride + 1 for n in (5, width)), 0.05, 127)
+    density = 1.0 if form == "dense" else 0.2
+    layer = conv_layer(rng, source, 1, out, (0,), (5, 5), (stride, stride), (2, 2), density)
+    network = Network({0: source, 1: out}, 0, 1, [layer])
+    inputs = [np.full(source.shape, 127), rng.integers(-128, 128, source.shape)]
+    for values in (x.astype(np.int8) for x in inputs):
+        expected = reference(network, values)[0]
+        for border in ((2, 2, 2, 2), (0, 0, 0, 0), (1, 0, 0, 2), (0, 1, 2, 0)):
+            pitch = border[1] + width + border[3]
+            place = Place(border, 2, 4 * pitch * (border[0] + 5 + border[2]))
+            places = {0: place, 1: Place((0, 0, 0, 0), place.end + 2, 6 * out.height * out.width)}
+            image = lay_out(network, places, {"dense": DENSE, "pairs": PAIRS, "rice": RICE}[form])
+            np.testing.assert_array_equal(open_image(image).encode_layers(values)[0], expected)
+
+
+def lay_out(network: Network, places: dict[int, Place], form: int) -> bytes:
+    """The image with this plan and form of weights, whatever the exporter would choose."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(image_module, "plan", lambda *_: (places, max(place.end for place in places.values())))
+        patch.setattr(image_module, "forms", lambda weight: [forms(weight)[form]])
+        return write(network)
+
+
+def clipped_image() -> bytes:
+    """A 3x3 convolution of a map without a border, which begins and ends where the runtime may just read."""
+    t = Tensor(2, 4, 9, 0.05, 3)
+    layer = conv_layer(np.random.default_rng(0), t, 1, t, (0,), (3, 3), (1, 1), (1, 1), 0.3)
+    places = {0: Place((0, 0, 0, 0), 1, 72), 1: Place((0, 0, 0, 0), 2, 72)}
+    return lay_out(Network({0: t, 1: t}, 0, 1, [layer]), places, PAIRS)
+
+
+@pytest.mark.parametrize(
+    ("what", "section", "byte", "change"),
+    [
+        ("a map that begins too early", TENSORS_AT, 0, -1),
+        ("a map that ends too late", TENSORS_AT, 0, 1),
+        ("windows that begin further left", LAYERS_AT, 13, 1),
+        ("windows that end further right", LAYERS_AT, 15, 1),
+        ("no stride", LAYERS_AT, 11, -1),
+        ("no dilation", LAYERS_AT, 14, -1),
+    ],
+)
+def test_reading_beyond_the_activations_is_refused(what, section, byte, change):
+    image = clipped_image()
+    at = u32(image, section) + byte
+    open_image(image).encode(np.zeros((2, 4, 9), np.int8))
+    with pytest.raises(DeviceError, match="E_IMAGE"):
+        describe(patched(image, {at: image[at] + change}))
 
 
 def one_by_one(weight: np.ndarray, scales=None, bias=None) -> Network:
@@ -127,10 +191,6 @@ def test_a_row_may_hold_more_than_65535_weights(optimize, form):
     sums = (weight[:, :, 0].astype(int) * values[None, :, 0]).sum(axis=(1, 2))
     expected = (requantise(sums, *layer.scales[0]) + 5).astype(int).clip(-128, 127)
     np.testing.assert_array_equal(open_image(image).encode_layers(values)[0].ravel(), expected)
-
-
-LENGTH_AT, ROW_ENTRIES_AT, LAYERS_AT, WEIGHTS_AT = 8, 24, 48, 64  # WEIGHTS_AT is that of the first layer
-PARAMETERS, WEIGHTS = 20, 24  # in a layer record; behind the weights' offset stands their length
 
 
 def u32(image: bytes, at: int) -> int:
@@ -208,7 +268,7 @@ def hostile() -> dict[str, tuple[str, Callable[[bytes], dict[int, int]]]]:
         "too many dense weights": ("dense", record(28, 1)),
     }
     for form in ("pairs", "rice"):
-        cases[f"a row too long, {form}"] = form, lambda image: {ROW_ENTRIES_AT: image[ROW_ENTRIES_AT] - 1}
+        cases[f"a row too long, {form}"] = form, lambda image: {SCRATCH_AT: image[SCRATCH_AT] - 1}
     for form in ("dense", "pairs", "rice"):
         cases |= {
             f"no bytes of bias, {form}": (form, parameter(1, 0)),
