@@ -8,7 +8,6 @@ Full-size networks with random weights, as the converter makes them int8. Writes
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,8 +19,7 @@ from torch import nn
 
 from entropi.device.files import write_json
 from entropi.export.graph import from_module
-from entropi.export.integer import Network
-from entropi.export.plan import lifetimes, peak, plan
+from entropi.export.plan import alive_bytes, peak, plan
 from entropi.export.reader import from_tflite
 from entropi.export.tflite import convert
 from entropi.export.tflm import arena_bytes
@@ -51,13 +49,6 @@ NETWORKS = {
     "ResNet8, 32x32": (encoder("resnet8"), (3, 32, 32)),
     "autoencoder, 640": (autoencoder, (640, 1, 1)),
 }
-
-
-def alive_bytes(network: Network) -> int:
-    """The largest sum of the tensors that a layer reads, writes or leaves for later, without borders, no two sharing a
-    byte."""
-    spans = [(first, last, math.prod(network.tensors[i].shape)) for i, (first, last) in lifetimes(network).items()]
-    return max(sum(n for first, last, n in spans if first <= step <= last) for step in range(len(network.layers)))
 
 
 def measure(make: Callable[[], nn.Module], shape: tuple[int, int, int]) -> dict:

@@ -3,8 +3,9 @@
 Two tensors share bytes where that changes nothing: an elementwise layer, a pool and a depthwise or grouped convolution
 may write over an input that no later layer reads, and the input of a copy may lie where the copy would put it.
 
-A border spares the convolutions that read a tensor their work at the edge, and costs bytes. For the fewest bytes
-borders lie only where the whole takes no more with them; for the fewest instructions every convolution has one.
+A border spares the convolutions that read a tensor their work at the edge, and costs bytes. For few bytes there are
+borders as long as the whole stays within 2 % of the largest sum of living tensors; for the fewest instructions every
+convolution has one.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ Border = tuple[int, int, int, int]  # top, left, bottom, right
 
 IN_PLACE = (ADD, SUB, MUL, TABLE, SOFTMAX)  # may write over an input of the output's shape
 ATTEMPTS = 50
+MOST_OVER_ALIVE = 1.02
 WIDEST_BORDER = 255
 NO_BORDER = (0, 0, 0, 0)
 
@@ -106,25 +108,36 @@ def lifetimes(network: Network) -> dict[int, tuple[int, int]]:
     return {index: (first[index], last[index]) for index in first}
 
 
+def alive_bytes(network: Network) -> int:
+    """The largest sum, over the layers, of the tensors that a layer reads, writes or leaves for later, without borders,
+    no two sharing a byte."""
+    spans = [(first, last, math.prod(network.tensors[i].shape)) for i, (first, last) in lifetimes(network).items()]
+    return max(
+        (sum(n for first, last, n in spans if first <= at <= last) for at in range(len(network.layers))), default=0
+    )
+
+
 def plan(network: Network, optimize: Optimize = "size") -> tuple[dict[int, Place], int]:
     """Place every tensor; returns the places and the bytes they take together.
 
-    "speed": every tensor has the border that its readers want. "size": as few bytes as without any border, and with
-    those borders that then cost nothing, the ones that spare most work first."""
+    "speed": every tensor has the border that its readers want. "size": as few bytes as without any border, or
+    MOST_OVER_ALIVE times alive_bytes where that is more, and of the borders that fit there those that spare most work.
+    """
     wanted = borders(network)
     if optimize == "speed":
         return _place(network, wanted)
     chosen = dict.fromkeys(network.tensors, NO_BORDER)
     best, least = _place(network, chosen)
+    limit = max(least, int(MOST_OVER_ALIVE * alive_bytes(network)))
     everywhere = _place(network, wanted)
-    if everywhere[1] <= least:
+    if everywhere[1] <= limit:
         return everywhere
     work = edge_work(network)
     for index in sorted((i for i, border in wanted.items() if any(border)), key=lambda i: (-work[i], i)):
         tried = chosen | {index: wanted[index]}
-        places, total = _place(network, tried, enough=least)
-        if total <= least:
-            best, chosen = places, tried
+        places, total = _place(network, tried, enough=limit)
+        if total <= limit:
+            best, least, chosen = places, total, tried
     return best, least
 
 
