@@ -206,22 +206,12 @@ typedef struct {
     const int8_t *input; /* first value of the first window */
     int8_t *output;
     uint32_t stride_y, stride_x, pitch, height, width; /* strides in input bytes, pitch of the output */
-    int8_t input_zero_point, zero_point, low, high;
+    int32_t input_zero_point;
+    range outputs;
     int clipped; /* some window reaches beyond the border */
     axis down, across;
     tile wide, single;
 } geometry;
-
-/* Scale `count` sums to neighbouring output positions. */
-NOT_INLINED void put(const geometry *g, const row_scale *scale, const int32_t *sums, uint32_t count, int8_t *to)
-{
-    const int32_t multiplier = scale->multiplier, low = g->low, high = g->high, zero_point = g->zero_point;
-    const int shift = scale->shift;
-    for (const int32_t *end = sums + count; sums != end;) {
-        const int32_t scaled = requantise(*sums++, multiplier, shift);
-        *to++ = clamp_i8((int32_t)((uint32_t)scaled + (uint32_t)zero_point), low, high);
-    }
-}
 
 /* The sum of the weights of some rows of the kernel. */
 static int32_t weights_between(const channel *k, uint32_t from, uint32_t end)
@@ -318,9 +308,9 @@ static void strip(const geometry *g, const channel *k, const tile *t, const int8
         t->sums(k, from, g->stride_y, sums);
         if (g->clipped && !are_inside(&g->across, x, columns))
             take_back(g, k, t, from, x, sums);
-        put(g, &k->scale, sums, columns, to);
+        put(&k->scale, &g->outputs, sums, columns, to);
         if (t->rows == 2)
-            put(g, &k->scale, sums + columns, columns, to + g->pitch);
+            put(&k->scale, &g->outputs, sums + columns, columns, to + g->pitch);
     }
 }
 
@@ -407,9 +397,7 @@ void run_conv(const uint8_t *image, const layer *l, const tensor *in, const tens
         .height = out->height,
         .width = out->width,
         .input_zero_point = in->zero_point,
-        .zero_point = out->zero_point,
-        .low = l->low,
-        .high = l->high,
+        .outputs = range_of(l, out),
     };
     g.down = along(l->stride_h, l->dilation_h, l->kernel_h, l->pad_top, in->top, in->height, in->bottom, g.height);
     g.across = along(l->stride_w, l->dilation_w, l->kernel_w, l->pad_left, in->left, in->width, in->right, g.width);

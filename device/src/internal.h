@@ -203,6 +203,19 @@ static inline row_scale read_scale(scale_reader *r)
     };
 }
 
+/* What int8 outputs are moved by and held to. */
+typedef struct {
+    int32_t zero_point, low, high;
+} range;
+
+static inline range range_of(const layer *l, const tensor *out)
+{
+    return (range){.zero_point = out->zero_point, .low = l->low, .high = l->high};
+}
+
+/* Scale `count` sums to neighbouring outputs. The scale's bias is no part of it. */
+void put(const row_scale *scale, const range *outputs, const int32_t *sums, uint32_t count, int8_t *to);
+
 /* The layer kernels: activations is the start of the activation bytes, scratch the words for the taps of a kernel, one
  * more of them, and one decoded row. */
 void run_conv(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations,
@@ -217,15 +230,27 @@ void run_copy(const layer *l, const tensor *in, const tensor *out, int8_t *activ
 void run_softmax(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations);
 void run_mean(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations);
 
+/* x * multiplier / 2^31 rounded half up: bits 31 to 62 of the product, and the one below. */
+static inline int32_t multiply_rounded(int32_t x, int32_t multiplier)
+{
+    const int64_t product = (int64_t)x * multiplier;
+    const uint32_t high = (uint32_t)((uint64_t)product >> 32), low = (uint32_t)product;
+    return (int32_t)((high << 1 | low >> 31) + (low >> 30 & 1u));
+}
+
+/* high / 2^right rounded half away from zero; right is at least 1, half is 2^(right - 1). */
+static inline int32_t divide_rounded(int32_t high, uint32_t half, int right)
+{
+    return (int32_t)((uint32_t)high + half + (uint32_t)(high >> 31)) >> right;
+}
+
 /* round(x * multiplier / 2^31 * 2^shift), rounded twice as TFLM's default build does: first half up, then half away
  * from zero. multiplier >= 0, -31 <= shift <= 30, and |x| + 2^(-shift - 1) < 2^31, else the result wraps. */
 static inline int32_t requantise(int32_t x, int32_t multiplier, int shift)
 {
-    const int left = shift > 0 ? shift : 0, right = left - shift;
-    const uint32_t half = (1u << right) >> 1, keep_sign = right > 0 ? UINT32_MAX : 0;
-    const int32_t shifted = (int32_t)((uint32_t)x << left);
-    const int32_t high = (int32_t)(((int64_t)shifted * multiplier + ((int64_t)1 << 30)) >> 31);
-    return (int32_t)((uint32_t)high + half + ((uint32_t)(high >> 31) & keep_sign)) >> right;
+    if (shift < 0)
+        return divide_rounded(multiply_rounded(x, multiplier), 1u << (-shift - 1), -shift);
+    return multiply_rounded((int32_t)((uint32_t)x << shift), multiplier);
 }
 
 static inline int8_t clamp_i8(int32_t x, int32_t low, int32_t high)

@@ -51,72 +51,134 @@ void run_pool(const layer *l, const tensor *in, const tensor *out, int8_t *activ
     (l->kind == LAYER_MAX_POOL ? max_pool : average_pool)(l, in, out, activations);
 }
 
-/* The second operand of an elementwise layer, spread over the axes along which it has one value. */
+/* An operand of an elementwise layer, spread over the axes along which it has one value. */
 typedef struct {
     const int8_t *values;
     uint32_t plane, pitch, step;
+    int32_t zero_point;
 } operand;
 
-static operand spread(const tensor *t, const int8_t *activations)
+static operand spread(const tensor *t, const tensor *out, const int8_t *activations)
 {
     return (operand){
         .values = activations + interior(t),
-        .plane = t->channels == 1 ? 0 : t->plane,
-        .pitch = t->height == 1 ? 0 : t->pitch,
-        .step = t->width == 1 ? 0 : 1,
+        .plane = t->channels == out->channels ? t->plane : 0,
+        .pitch = t->height == out->height ? t->pitch : 0,
+        .step = t->width == out->width,
+        .zero_point = t->zero_point,
     };
 }
 
+/* How the values of all tensors of a layer lie beside each other: so many lines of one length in so many planes. Rows
+ * of one pitch are one line; what is made of the borders between them goes into the output's, which is written anew. */
+typedef struct {
+    uint32_t planes, lines, length;
+} layout;
+
+static layout plan_lines(const tensor *a, const tensor *b, const tensor *out)
+{
+    const uint32_t channels = out->channels, height = out->height, width = out->width;
+    if (b->height != height || b->width != width || a->pitch != out->pitch || b->pitch != out->pitch)
+        return (layout){channels, height, width};
+    const uint32_t values = height * width;
+    if (b->channels == channels && a->plane == values && b->plane == values && out->plane == values)
+        return (layout){1, 1, channels * values};
+    return (layout){channels, 1, (height - 1u) * out->pitch + width};
+}
+
+enum { PART = 64 };
+
+/* What a layer makes of neighbouring values of its operands, before the output's scale. */
+typedef void combine(const uint8_t *scales, const operand *a, const operand *b, const int8_t *pa, const int8_t *pb,
+                     int32_t *sums, uint32_t count);
+
 /* An output may lie over an input, as close before it as the plan allows: the elementwise kernels therefore go from the
  * first address to the last, and read a value before they write the one that may replace it. */
+static void elementwise(const layer *l, const tensor *a, const tensor *b, const tensor *out, int8_t *activations,
+                        const uint8_t *scales, const uint8_t *to_out, combine *combined)
+{
+    const row_scale scale = {.multiplier = load_i32(to_out), .shift = load_i32(to_out + 4)};
+    const range outputs = range_of(l, out);
+    const operand first = spread(a, out, activations), second = spread(b, out, activations);
+    const layout all = plan_lines(a, b, out);
+    int32_t sums[PART];
+    for (uint32_t c = 0; c < all.planes; c++)
+        for (uint32_t y = 0; y < all.lines; y++) {
+            const int8_t *pa = first.values + c * first.plane + y * first.pitch;
+            const int8_t *pb = second.values + c * second.plane + y * second.pitch;
+            int8_t *to = activations + interior(out) + c * out->plane + y * out->pitch;
+            for (uint32_t left = all.length, count; left; left -= count) {
+                count = left < PART ? left : PART;
+                combined(scales, &first, &second, pa, pb, sums, count);
+                put(&scale, &outputs, sums, count, to);
+                pa += count, pb += count * second.step, to += count;
+            }
+        }
+}
 
-/* ADD and SUB: both inputs are brought to a common scale with ADD_HEADROOM_BITS more bits. */
+/* What a term of a sum is: the first, or added with a sign. Unsigned: a hostile image may make these sums wrap. */
+enum { FIRST, PLUS, MINUS };
+
+SPECIALISE void add_values(const operand *k, int32_t multiplier, int shift, int is_half, const int8_t *from,
+                           uint32_t step, int role, int32_t *sums, uint32_t count)
+{
+    const int32_t zero_point = k->zero_point;
+    for (const int32_t *end = sums + count; sums != end; from += step, sums++) {
+        const int32_t value = (*from - zero_point) * (1 << ADD_HEADROOM_BITS);
+        const uint32_t term = (uint32_t)(is_half ? value >> 1 : requantise(value, multiplier, shift));
+        const uint32_t before = role == FIRST ? 0 : (uint32_t)*sums;
+        *sums = (int32_t)(role == MINUS ? before - term : before + term);
+    }
+}
+
+/* A line of one operand on the common scale, which has ADD_HEADROOM_BITS more bits. */
+SPECIALISE void add_term(const uint8_t *scale, const operand *k, const int8_t *from, uint32_t step, int role,
+                         int32_t *sums, uint32_t count)
+{
+    const int32_t multiplier = load_i32(scale), shift = load_i32(scale + 4);
+    if (multiplier == 1 << 30 && shift == 0) /* of the two, the operand of the larger scale */
+        add_values(k, multiplier, shift, 1, from, step, role, sums, count);
+    else
+        add_values(k, multiplier, shift, 0, from, step, role, sums, count);
+}
+
+static void sum(const uint8_t *scales, const operand *a, const operand *b, const int8_t *pa, const int8_t *pb,
+                int32_t *sums, uint32_t count)
+{
+    add_term(scales, a, pa, 1, FIRST, sums, count);
+    add_term(scales + 8, b, pb, b->step, PLUS, sums, count);
+}
+
+static void difference(const uint8_t *scales, const operand *a, const operand *b, const int8_t *pa, const int8_t *pb,
+                       int32_t *sums, uint32_t count)
+{
+    add_term(scales, a, pa, 1, FIRST, sums, count);
+    add_term(scales + 8, b, pb, b->step, MINUS, sums, count);
+}
+
+static void product(const uint8_t *scales, const operand *a, const operand *b, const int8_t *pa, const int8_t *pb,
+                    int32_t *sums, uint32_t count)
+{
+    (void)scales;
+    const int32_t zero_a = a->zero_point, zero_b = b->zero_point;
+    for (const int32_t *end = sums + count; sums != end; pb += b->step)
+        *sums++ = (*pa++ - zero_a) * (*pb - zero_b);
+}
+
+/* ADD and SUB: both inputs are brought to a common scale. */
 void run_add(const uint8_t *image, const layer *l, const tensor *a, const tensor *b, const tensor *out,
              int8_t *activations)
 {
     const uint8_t *p = image + l->parameters_at;
-    const int32_t multiplier_a = load_i32(p), shift_a = load_i32(p + 4);
-    const int32_t multiplier_b = load_i32(p + 8), shift_b = load_i32(p + 12);
-    const int32_t multiplier_out = load_i32(p + 16), shift_out = load_i32(p + 20);
-    const int32_t zero_a = a->zero_point, zero_b = b->zero_point, zero_out = out->zero_point;
-    const int32_t low = l->low, high = l->high;
-    const uint32_t flip = l->kind == LAYER_SUB ? UINT32_MAX : 0; /* x ^ flip - flip is x or -x */
-    const operand second = spread(b, activations);
-    for (uint32_t c = 0; c < out->channels; c++)
-        for (uint32_t y = 0; y < out->height; y++) {
-            const int8_t *pa = activations + interior(a) + c * a->plane + y * a->pitch;
-            const int8_t *pb = second.values + c * second.plane + y * second.pitch;
-            int8_t *to = activations + interior(out) + c * out->plane + y * out->pitch;
-            for (const int8_t *end = to + out->width; to != end; pb += second.step) {
-                const int32_t va = (*pa++ - zero_a) * (1 << ADD_HEADROOM_BITS);
-                const int32_t vb = (*pb - zero_b) * (1 << ADD_HEADROOM_BITS);
-                /* Unsigned: a hostile image may make these sums wrap. */
-                const uint32_t scaled_a = (uint32_t)requantise(va, multiplier_a, shift_a);
-                const uint32_t scaled_b = (uint32_t)requantise(vb, multiplier_b, shift_b);
-                const int32_t sum = (int32_t)(scaled_a + (scaled_b ^ flip) - flip);
-                const int32_t scaled = requantise(sum, multiplier_out, shift_out);
-                *to++ = clamp_i8((int32_t)((uint32_t)scaled + (uint32_t)zero_out), low, high);
-            }
-        }
+    elementwise(l, a, b, out, activations, p, p + 16, l->kind == LAYER_SUB ? difference : sum);
 }
 
 /* MUL */
 void run_mul(const uint8_t *image, const layer *l, const tensor *a, const tensor *b, const tensor *out,
              int8_t *activations)
 {
-    const int32_t multiplier = load_i32(image + l->parameters_at), shift = load_i32(image + l->parameters_at + 4);
-    const operand second = spread(b, activations);
-    for (uint32_t c = 0; c < out->channels; c++)
-        for (uint32_t y = 0; y < out->height; y++) {
-            const int8_t *pa = activations + interior(a) + c * a->plane + y * a->pitch;
-            const int8_t *pb = second.values + c * second.plane + y * second.pitch;
-            int8_t *to = activations + interior(out) + c * out->plane + y * out->pitch;
-            for (const int8_t *end = to + out->width; to != end; pb += second.step) {
-                const int32_t product = (*pa++ - a->zero_point) * (*pb - b->zero_point);
-                const int32_t scaled = requantise(product, multiplier, shift);
-                *to++ = clamp_i8((int32_t)((uint32_t)scaled + (uint32_t)out->zero_point), l->low, l->high);
-            }
-        }
+    const uint8_t *p = image + l->parameters_at;
+    elementwise(l, a, b, out, activations, NULL, p, product);
 }
 
 /* Every operator of one int8 input alone, as the table of what it makes of -128, -127, ... 127. */
