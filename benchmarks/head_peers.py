@@ -52,7 +52,7 @@ class Lesson:
         centering = task.centering
 
         def seen(features: np.ndarray) -> np.ndarray:
-            return ((features.astype(np.float32) - centering.centers) * np.float32(centering.gain)).astype(np.float32)
+            return centering.standardised(features) * np.float32(centering.gain)
 
         return cls(task, seen(task.train.features), task.train.labels, seen(task.test.features), task.test.labels)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from heads import head_bundle
+from heads import any_centering, head_bundle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -41,7 +41,7 @@ def trained(head: HeadConfig, data) -> HostDevice:
 
 def sgd_in_float64(head: HeadConfig, data) -> np.ndarray:
     """Softmax regression by SGD with momentum as PyTorch defines it (weight decay on weights alone), flushed."""
-    centers, gain = np.arange(FEATURES) - 5, 1 / 400
+    centering = any_centering(FEATURES)
     w = np.zeros((head.classes, FEATURES + 1))
     v = np.zeros_like(w)
     decay = np.r_[np.ones(FEATURES), 0] * head.weight_decay
@@ -49,7 +49,7 @@ def sgd_in_float64(head: HeadConfig, data) -> np.ndarray:
         batch = data[start : start + head.batch]
         gradient = np.zeros_like(w)
         for x, y in batch:
-            z = np.r_[(x.astype(float) - centers) * gain, 1.0]
+            z = np.r_[centering.standardised(x) * centering.gain, 1.0]
             p = np.exp(w @ z - (w @ z).max())
             gradient += np.outer(p / p.sum() - np.eye(head.classes)[y], z) / len(batch)
         v = head.momentum * v + gradient + decay * w
