@@ -47,7 +47,7 @@ def plan_head(
     classes: int,
     learning_rate: float = LEARNING_RATE,
     new_classes: int = 0,
-    keep_samples: bool | None = None,
+    keep_samples: bool = True,
 ) -> HeadPlan:
     """The best head for at most `classes` classes, the last `new_classes` of them unknown yet, in `budget` bytes.
 
@@ -55,8 +55,8 @@ def plan_head(
     each a batch of 4 samples before smaller ones: a larger batch takes fewer steps on the little data a device has, and
     fewer instructions a sample. All learn by `recipe`. 12 bytes a parameter are not tried: they give the weights of 8,
     and take fewer bytes only where the batch exceeds four samples a class. What is left holds samples for replay, one a
-    class at least, where `keep_samples` says so; without it, where classes are to come later. Learning then takes twice
-    the instructions. Raises DeviceError (E_ARENA) with needed, given and missing when not even the smallest head fits.
+    class at least: with each new sample one of them is learned again, which takes twice the instructions.
+    `keep_samples=False` leaves that out. Raises DeviceError (E_ARENA) with needed, given and missing when not even the smallest head fits.
     """
     gave_up: tuple[str, ...] = ()
     for bytes_per_parameter, lost in MODES.items():
@@ -67,8 +67,7 @@ def plan_head(
                 if batch < BATCHES[0]:
                     gave_up += (f"batch {BATCHES[0]} (batch {batch} is the largest that fits)",)
                 plan = HeadPlan(head, need, gave_up)
-                wants_replay = new_classes > 0 if keep_samples is None else keep_samples
-                return _with_replay(image, budget, plan) if wants_replay else plan
+                return _with_replay(image, budget, plan) if keep_samples else plan
         gave_up += (f"{lost} ({need.total - budget} bytes short with batch 1)",)
     raise refusal("E_ARENA", replace(need, given=budget, missing=need.total - budget))
 

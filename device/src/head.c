@@ -49,14 +49,14 @@ uint32_t head_format(const entropi *self)
 
 static int finite(float x) { return x - x == 0.0f; }
 
-/* Turn the scores of the classes known so far, and of `label`, into probabilities, those of other classes into 0. best
- * gets the class with the highest score, the first of equals. */
-static entropi_status softmax(const linear_head *h, uint32_t label, uint32_t *best, float *log_sum)
+/* Turn the scores of the classes known so far, and of `label`, into probabilities, those of other classes and of all
+ * before `first` into 0. best gets the class with the highest score, the first of equals. */
+static entropi_status softmax(const linear_head *h, uint32_t first, uint32_t label, uint32_t *best, float *log_sum)
 {
     float *scores = h->scores, top = 0.0f, sum = 0.0f;
     *best = h->classes;
     for (uint32_t c = 0; c < h->classes; c++) {
-        const int known = c == label || (h->known[c / KNOWN_BITS] >> c % KNOWN_BITS & 1u);
+        const int known = c >= first && (c == label || (h->known[c / KNOWN_BITS] >> c % KNOWN_BITS & 1u));
         if (!finite(scores[c]))
             return ENTROPI_E_NUMERIC;
         if (!known)
@@ -84,7 +84,7 @@ entropi_status entropi_predict(entropi *self, const int8_t *features, size_t fea
     float log_sum;
     standardise(&h, features, h.row);
     score_classes(&h, h.row);
-    const entropi_status status = softmax(&h, h.classes, &best, &log_sum);
+    const entropi_status status = softmax(&h, 0, h.classes, &best, &log_sum);
     if (status)
         return status;
     *label = (uint16_t)best;
@@ -111,14 +111,15 @@ static int8_t *next_row(const entropi *self, const linear_head *h)
     return stores_batch(&self->head) ? h->batch + self->pending * h->features : h->row;
 }
 
-/* Learn x, which lies in the next row, or elsewhere where no batch is stored. */
-static entropi_status take_in(entropi *self, const linear_head *h, const int8_t *x, uint16_t label, float *loss)
+/* Learn x, which lies in the next row, to be told from the known classes from number `first` on. */
+static entropi_status take_in(entropi *self, const linear_head *h, const int8_t *x, uint32_t first, uint16_t label,
+                              float *loss)
 {
     uint32_t best;
     float log_sum, scale;
     score_classes(h, x);
     const float own = h->scores[label];
-    entropi_status status = softmax(h, label, &best, &log_sum);
+    entropi_status status = softmax(h, first, label, &best, &log_sum);
     *loss = status ? 0.0f : log_sum - own;
     if (status || !finite(*loss))
         return ENTROPI_E_NUMERIC;
@@ -152,18 +153,19 @@ entropi_status entropi_learn(entropi *self, const int8_t *features, size_t featu
         label >= self->head.classes)
         return ENTROPI_E_ARGUMENT;
     const linear_head h = locate_head(self);
-    int8_t *row = next_row(self, &h);
-    standardise(&h, features, row);
-    const entropi_status status = take_in(self, &h, row, label, loss);
-    if (status)
-        return status;
+    const uint32_t known_before = h.classes - self->head.new_classes;
     uint16_t old_label;
     float old_loss;
     const int8_t *old = draw_sample(self, &old_label);
+    int8_t *row = next_row(self, &h);
+    standardise(&h, features, row);
+    const entropi_status status = take_in(self, &h, row, old && label >= known_before ? known_before : 0, label, loss);
+    if (status)
+        return status;
     if (old) {
         row = next_row(self, &h);
         copy_bytes(row, old, h.features);
-        (void)take_in(self, &h, row, old_label, &old_loss); /* one that is refused is drawn in vain */
+        (void)take_in(self, &h, row, 0, old_label, &old_loss); /* one that is refused is drawn in vain */
     }
     int8_t *kept = keep_sample(self, label);
     if (kept)

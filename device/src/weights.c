@@ -136,21 +136,6 @@ void standardise(const linear_head *h, const int8_t *f, int8_t *x)
     }
 }
 
-/* The same in twos, whose words one instruction loads or stores, and what is left. */
-#define EACH_TWO(width, DO, DO_TWO)                                                                                    \
-    if ((width) == 1) {                                                                                                \
-        DO(0)                                                                                                          \
-    } else {                                                                                                           \
-        DO_TWO(0)                                                                                                      \
-    }                                                                                                                  \
-    if ((width) == 3) {                                                                                                \
-        DO(2)                                                                                                          \
-    }                                                                                                                  \
-    if ((width) == 5) {                                                                                                \
-        DO_TWO(2)                                                                                                      \
-        DO(4)                                                                                                          \
-    }
-
 /* One sample: a loop over its features takes a few classes at once. */
 typedef struct {
     const int8_t *x, *end;
@@ -292,14 +277,7 @@ SPECIALISE void add(const sample_loop *l, uint32_t first, uint32_t width)
         const int32_t x = *at++;
         OWN_REGISTER(sum)
 #define DO(k) sum[k] = add_product(sum[k], e[k], x);
-#define DO_TWO(k)                                                                                                      \
-    {                                                                                                                  \
-        const int32_t sum0 = sum[k], sum1 = sum[k + 1];                                                                \
-        sum[k] = add_product(sum0, e[k], x);                                                                           \
-        sum[k + 1] = add_product(sum1, e[k + 1], x);                                                                   \
-    }
-        EACH_TWO(width, DO, DO_TWO)
-#undef DO_TWO
+        EACH_CLASS(width, DO)
 #undef DO
     }
 }
