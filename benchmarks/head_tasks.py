@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +89,13 @@ def tasks(options: argparse.Namespace) -> Iterator[Task]:
             bundle = Bundle.open(folder)
             train, test = _features(bundle, dataset, options.features)
             yield Task(bundle, title(spec), len(dataset.classes), train, test)
+
+
+def held_out(task: Task, seed: int = 0) -> Task:
+    """The task with a random fifth of its train split to be tested on; its own test split plays no part."""
+    at = np.random.default_rng(seed).permutation(len(task.train))
+    count = len(at) // 5
+    return replace(task, train=task.train[at[count:]], test=task.train[at[:count]])
 
 
 def learned(task: Task, head: HeadConfig, seed: int) -> HostDevice:
