@@ -4,9 +4,9 @@
 
 Of every target's train split a random fifth is held out for validation, N times another one. Every pair of a learning
 rate and of the samples after which it is half is learned from the rest, 8 bytes a parameter, in three lessons: 10
-samples a class for 20 rounds, all samples once, all samples for 8 rounds. The pair of highest mean accuracy over bundles, targets and
-lessons is the recipe. Writes results/head_recipe.json; fails where the best pair lies at an edge of the grid, or is not
-the one in device/budget.py.
+samples a class for 20 rounds, all samples once, all samples for 8 rounds. The pair of highest mean accuracy over
+bundles, targets and lessons is the recipe. Writes results/head_recipe.json; fails where the best pair lies at an edge
+of the grid, or is not the one in device/budget.py.
 """
 
 from __future__ import annotations
