@@ -17,8 +17,8 @@ class HeadPlan:
     gave_up: tuple[str, ...]
 
 
-LEARNING_RATE = 10.0
-HALVED_AFTER = 2000  # samples learned, those from replay included, until the learning rate is half
+LEARNING_RATE = 14.0
+HALVED_AFTER = 500  # samples learned, those from replay included, until the learning rate is half
 MOMENTUM = 0.9
 BATCHES = (4, 2, 1)
 MODES = {8: "momentum", 4: "weights of 32 bits", 2: ""}  # bytes a parameter, and what the next mode gives up

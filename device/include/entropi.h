@@ -175,7 +175,8 @@ entropi_status entropi_predict(entropi *self, const int8_t *features, size_t fea
                                float *score);
 
 /* Take in one labelled sample; loss gets its cross-entropy in nats before the step. The step is applied when the
- * batch is full. With replay, a sample drawn from those kept is taken in after it, as one more of the batch.
+ * batch is full. With replay, a sample drawn from those kept is taken in after it, as one more of the batch; one of the
+ * last new_classes is then told from these alone, and from the others by replay.
  * Errors: E_ARGUMENT, E_NUMERIC (loss not finite, or a weight would reach 2^31: the sample is dropped, the head
  * unchanged). */
 entropi_status entropi_learn(entropi *self, const int8_t *features, size_t features_length, uint16_t label,

@@ -225,6 +225,20 @@ def test_a_class_takes_part_from_its_first_sample_on():
     assert not device.head()[: -head.classes].reshape(head.classes, FEATURES)[3].any()
 
 
+def test_a_new_class_is_told_from_old_ones_by_replay():
+    """Its own samples push no old class down once samples are kept: the first one has nothing to be told from."""
+    data = samples(300, seed=3)
+    old = [(x, y) for x, y in data if y < 3]
+    new = [next(x for x, y in data if y == label) for label in (3, 4)]
+    losses = {}
+    for replay in (0, 20):
+        device = trained(replace(HEAD, new_classes=2, replay=replay, batch=1), old)
+        weights = device.head()[: -HEAD.classes].reshape(HEAD.classes, FEATURES)
+        assert weights[:3].any(axis=1).all() and not weights[3:].any()
+        losses[replay] = device.learn_features(new[0], 3), device.learn_features(new[1], 4)
+    assert losses[20][0] == 0 and 0 < losses[20][1] < losses[0][1] and losses[0][0] > 1
+
+
 def test_replay_keeps_what_was_learned_before_a_new_class():
     data = samples(1200, seed=3)
     old = [(x, y) for x, y in data[:800] if y < 4]
