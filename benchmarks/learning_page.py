@@ -2,8 +2,8 @@
 
     python benchmarks/learning_page.py
 
-Reads learning_cost.json, head_modes.json, head_peers.json, head_bits.json, head_recipe.json and new_classes.json; writes
-between the page's markers.
+Reads learning_cost.json, head_modes.json, head_peers.json, head_bits.json, head_recipe.json and new_classes.json;
+writes between the page's markers.
 """
 
 from __future__ import annotations
