@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +39,9 @@ class Task:
     def centering(self) -> Centering:
         """How the bundle's image centres features."""
         fields = HEADER.unpack_from(self.bundle.image)
-        features, gain, at = fields[10], fields[12], fields[13]
-        return Centering(np.frombuffer(self.bundle.image, np.int8, features, at), gain)
+        features, gain, centers_at, scales_at = fields[10], fields[12], fields[13], fields[17]
+        centers = np.frombuffer(self.bundle.image, np.int8, features, centers_at)
+        return Centering(centers, gain, np.frombuffer(self.bundle.image, np.uint8, features, scales_at))
 
     def summary(self) -> dict:
         """What a result says of the task."""
@@ -88,6 +89,13 @@ def tasks(options: argparse.Namespace) -> Iterator[Task]:
             bundle = Bundle.open(folder)
             train, test = _features(bundle, dataset, options.features)
             yield Task(bundle, title(spec), len(dataset.classes), train, test)
+
+
+def held_out(task: Task, seed: int = 0) -> Task:
+    """The task with a random fifth of its train split to be tested on; its own test split plays no part."""
+    at = np.random.default_rng(seed).permutation(len(task.train))
+    count = len(at) // 5
+    return replace(task, train=task.train[at[count:]], test=task.train[at[:count]])
 
 
 def learned(task: Task, head: HeadConfig, seed: int) -> HostDevice:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from entropi.device import Bundle, HeadConfig
+from entropi.device.budget import recipe
 from entropi.device.files import write_json
 from entropi.device.toolchain import CORES, ZIG
 from entropi.export.image import Centering
@@ -26,7 +27,6 @@ sys.path.insert(0, str(ROOT / "tests"))
 from heads import head_bundle  # noqa: E402
 
 FEATURES, CLASSES, SAMPLES, SEED = 512, 5, 800, 0
-RATE, MOMENTUM = 3.0, 0.9
 MODES = [(bytes_per_parameter, batch) for bytes_per_parameter in (12, 8, 4, 2) for batch in (1, 4, 8, 16)]
 
 
@@ -65,9 +65,7 @@ def main() -> None:
     for core in cores:
         print(f"\n{core}\n\n| bytes a parameter | batch | learn | predict | arena, bytes |\n|---|---|---|---|---|")
         for bytes_per_parameter, batch in MODES:
-            momentum = MOMENTUM if bytes_per_parameter >= 8 else 0.0
-            head = HeadConfig(CLASSES, batch, bytes_per_parameter, RATE * (1 - momentum), momentum)
-            row = measure(core, bundle, head, values, labels)
+            row = measure(core, bundle, recipe(CLASSES, bytes_per_parameter, batch), values, labels)
             numbers = (row["learn"]["mean"], row["predict"]["mean"], row["arena"]["total"])
             print(f"| {bytes_per_parameter} | {batch} | " + " | ".join(f"{n:,.0f}" for n in numbers) + " |", flush=True)
             rows.append(row)

@@ -2,7 +2,8 @@
 
     python benchmarks/learning_page.py
 
-Reads learning_cost.json, head_modes.json, head_peers.json and head_bits.json; writes between the page's markers.
+Reads learning_cost.json, head_modes.json, head_peers.json, head_bits.json, head_recipe.json and new_classes.json;
+writes between the page's markers.
 """
 
 from __future__ import annotations
@@ -138,6 +139,42 @@ def bits(content: dict) -> str:
     )
 
 
+def recipes(content: dict) -> str:
+    """Mean accuracy on the validation samples by learning rate and the samples after which it is half."""
+    means = {(row["rate"], row["halved_after"]): row["mean_accuracy"] for row in content["grid"]}
+    rates, halved = (sorted({pair[i] for pair in means}) for i in (0, 1))
+    lines = ((f"{rate:g}", *(f"{means[rate, h]:.2f}" for h in halved)) for rate in rates)
+    return markdown(("rate", *(f">half after {h:,}" for h in halved)), lines)
+
+
+def new_classes(content: dict) -> str:
+    """Every sample once: in a random order, and new classes after the others."""
+    columns = (
+        "encoder",
+        "target",
+        ">samples kept",
+        ">all at once",
+        ">new ones later",
+        ">of old classes",
+        ">of new ones",
+    )
+    lines = []
+    for row in content["targets"]:
+        ways = {(way["new_classes"] > 0, way["replay"]): way["accuracy"] for way in row["ways"]}
+        for kept in sorted({kept for _, kept in ways}):
+            later = ways[True, kept]
+            lines.append(
+                (
+                    encoder(row["encoder"]),
+                    target(row["target"]),
+                    str(kept),
+                    mean(ways[False, kept]["all"]),
+                    *(mean(later[part]) for part in ("all", "old", "new")),
+                )
+            )
+    return markdown(columns, lines)
+
+
 def main() -> None:
     tables = {
         "cost": cost(result("learning_cost")),
@@ -145,6 +182,8 @@ def main() -> None:
         "modes": modes(result("head_modes")),
         "peers": peers(result("head_peers")),
         "bits": bits(result("head_bits")),
+        "recipe": recipes(result("head_recipe")),
+        "new classes": new_classes(result("new_classes")),
     }
     write_atomically(PAGE, filled(PAGE.read_text(), tables).encode())
 

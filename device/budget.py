@@ -17,8 +17,8 @@ class HeadPlan:
     gave_up: tuple[str, ...]
 
 
-LEARNING_RATE = 3.0
-HALVED_AFTER = 3000  # samples learned, those from replay included, until the learning rate is half
+LEARNING_RATE = 14.0
+HALVED_AFTER = 500  # samples learned, those from replay included, until the learning rate is half
 MOMENTUM = 0.9
 BATCHES = (4, 2, 1)
 MODES = {8: "momentum", 4: "weights of 32 bits", 2: ""}  # bytes a parameter, and what the next mode gives up
@@ -26,16 +26,20 @@ MOST_REPLAY = 0xFFFF
 
 
 def recipe(
-    classes: int, bytes_per_parameter: int, batch: int, learning_rate: float = LEARNING_RATE, new_classes: int = 0
+    classes: int,
+    bytes_per_parameter: int,
+    batch: int,
+    learning_rate: float = LEARNING_RATE,
+    new_classes: int = 0,
+    halved_after: float = HALVED_AFTER,
 ) -> HeadConfig:
     """How heads of every memory mode and batch learn unless told otherwise.
 
-    Features have a mean squared norm of 1, so full gradients are stable up to a rate of 4 and 3 is near the fastest.
-    Single samples disagree, which at a rate that stays keeps the head from settling: it falls as 1 / (1 + samples /
-    HALVED_AFTER), slowly enough for the few samples of a device. With momentum, which adds up steps, a step is smaller.
+    The rate falls as 1 / (1 + samples / halved_after), since single samples disagree, which at a rate that stays keeps
+    the head from settling. benchmarks/head_recipe.py chose both. With momentum, which adds up steps, a step is smaller.
     """
     momentum = MOMENTUM if bytes_per_parameter >= 8 else 0.0
-    rate, decay = learning_rate * (1 - momentum), batch / HALVED_AFTER
+    rate, decay = learning_rate * (1 - momentum), batch / halved_after
     return HeadConfig(
         classes, batch, bytes_per_parameter, rate, momentum, learning_rate_decay=decay, new_classes=new_classes
     )
@@ -47,7 +51,7 @@ def plan_head(
     classes: int,
     learning_rate: float = LEARNING_RATE,
     new_classes: int = 0,
-    keep_samples: bool | None = None,
+    keep_samples: bool = True,
 ) -> HeadPlan:
     """The best head for at most `classes` classes, the last `new_classes` of them unknown yet, in `budget` bytes.
 
@@ -55,8 +59,9 @@ def plan_head(
     each a batch of 4 samples before smaller ones: a larger batch takes fewer steps on the little data a device has, and
     fewer instructions a sample. All learn by `recipe`. 12 bytes a parameter are not tried: they give the weights of 8,
     and take fewer bytes only where the batch exceeds four samples a class. What is left holds samples for replay, one a
-    class at least, where `keep_samples` says so; without it, where classes are to come later. Learning then takes twice
-    the instructions. Raises DeviceError (E_ARENA) with needed, given and missing when not even the smallest head fits.
+    class at least: with each new sample one of them is learned again, a second sample that takes as many instructions.
+    `keep_samples=False` leaves that out. Raises DeviceError (E_ARENA) with needed, given and missing when not even the
+    smallest head fits.
     """
     gave_up: tuple[str, ...] = ()
     for bytes_per_parameter, lost in MODES.items():
@@ -67,8 +72,7 @@ def plan_head(
                 if batch < BATCHES[0]:
                     gave_up += (f"batch {BATCHES[0]} (batch {batch} is the largest that fits)",)
                 plan = HeadPlan(head, need, gave_up)
-                wants_replay = new_classes > 0 if keep_samples is None else keep_samples
-                return _with_replay(image, budget, plan) if wants_replay else plan
+                return _with_replay(image, budget, plan) if keep_samples else plan
         gave_up += (f"{lost} ({need.total - budget} bytes short with batch 1)",)
     raise refusal("E_ARENA", replace(need, given=budget, missing=need.total - budget))
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -31,17 +32,37 @@ class ImageError(ValueError):
 
 @dataclass(frozen=True)
 class Centering:
-    """The head sees x = (feature - center) * gain: features around zero, of mean squared norm 1 on the target."""
+    """The head sees x * gain, where x = (feature - center) * scale / UNIT, rounded and clamped to int8: features around
+    zero that deviate alike, of mean squared norm 1 on the target. Without scales, all are UNIT.
+
+    centers: int8 [F]; scales: uint8 [F].
+    """
+
+    UNIT: ClassVar[int] = 16
+    DEVIATION: ClassVar[int] = 24  # of x, root mean square: clamped beyond 5 deviations
 
     centers: np.ndarray
     gain: float
+    scales: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.scales is None:
+            object.__setattr__(self, "scales", np.full(len(self.centers), self.UNIT, np.uint8))
 
     @classmethod
     def of(cls, features: np.ndarray) -> Centering:
-        """From int8 features [N, F] of the calibration images."""
+        """From int8 features [N, F] of the calibration images. One that is the same in all of them is not scaled."""
         centers = np.floor(features.mean(axis=0) + 0.5).clip(-128, 127).astype(np.int8)
-        squared = ((features.astype(np.int32) - centers) ** 2).sum(axis=1).mean()
-        return cls(centers, float(1 / np.sqrt(squared)) if squared else 1.0)
+        deviations = np.sqrt(np.square(features.astype(float) - centers).mean(axis=0))
+        wanted = np.divide(cls.UNIT * cls.DEVIATION, deviations, out=np.full(len(centers), 16.0), where=deviations > 0)
+        centering = cls(centers, 1.0, wanted.round().clip(1, 255).astype(np.uint8))
+        squared = np.square(centering.standardised(features).astype(np.int32)).sum(axis=1).mean()
+        return replace(centering, gain=float(1 / np.sqrt(squared)) if squared else 1.0)
+
+    def standardised(self, features: np.ndarray) -> np.ndarray:
+        """x, int8 [N, F], of int8 features [N, F], as device/src/weights.c has it."""
+        scaled = (features.astype(np.int32) - self.centers) * self.scales
+        return ((scaled + self.UNIT // 2) // self.UNIT).clip(-128, 127).astype(np.int8)
 
 
 @dataclass(frozen=True)
@@ -169,13 +190,14 @@ def write_image(network: Network, centering: Centering, optimize: Optimize = "si
     tensors_at = append(b"".join(_tensor_record(network, index, places[index]) for index in sorted(places)))
     layers_at = append(b"".join(records))
     centers_at = append(centering.centers.tobytes())
+    scales_at = append(centering.scales.tobytes())
     append(b"")
     source, out = network.tensors[network.input], network.tensors[network.output]
     length = len(body) + 4
     HEADER.pack_into(
         body, 0, MAGIC, VERSION, HEADER.size, length, len(places), len(network.layers), numbers[network.input],
         numbers[network.output], activation_bytes, scratch_words, out.channels * out.height * out.width, source.scale,
-        centering.gain, centers_at, tensors_at, layers_at, source.zero_point, 0, 0,
+        centering.gain, centers_at, tensors_at, layers_at, source.zero_point, scales_at, 0,
     )  # fmt: skip
     return bytes(body) + struct.pack("<I", zlib.crc32(body)), reports
 

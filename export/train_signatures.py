@@ -37,8 +37,8 @@ def train_signatures(centering: Centering, head: HeadConfig, features: np.ndarra
     | init | | classes int32 [1]; the head starts again with zeros |
 
     N is free. Each call of train is one step of SGD on the mean gradient of its N samples, as device/src/head.c takes
-    it when a batch is full: features centred as in the image, learning rate, momentum and weight decay of `head`, no
-    step where the loss is not finite. set_weights lets the momentum start at zero, as entropi_restore does. LiteRT
+    it when a batch is full: features standardised as in the image, learning rate, momentum and weight decay of `head`,
+    no step where the loss is not finite. set_weights lets the momentum start at zero, as entropi_restore does. LiteRT
     refuses a label that is no class. The other fields of `head` play no part.
 
     Before it returns, every signature has run in LiteRT on `features`, int8 [N, F] of N images, and the head has become
@@ -60,7 +60,13 @@ def train_signatures(centering: Centering, head: HeadConfig, features: np.ndarra
             "weight_decay": head.weight_decay,
         }
         (folder / "head.json").write_text(json.dumps(settings))
-        for part, values in (("centers", centering.centers), ("features", features), ("labels", labels)):
+        parts = {
+            "centers": centering.centers,
+            "scales": centering.scales.astype(np.float32) / Centering.UNIT,
+            "features": features,
+            "labels": labels,
+        }
+        for part, values in parts.items():
             np.save(folder / f"{part}.npy", values)
         run_worker("train_worker", folder)
         with np.load(folder / "found.npz", allow_pickle=False) as found:

@@ -1,4 +1,4 @@
-"""Runs in a process of its own: head.json + centers.npy -> encoder_train.tflite, then trains it in LiteRT.
+"""Runs in a process of its own: head.json + centers.npy + scales.npy -> encoder_train.tflite, then trains it in LiteRT.
 
 The samples are features.npy (int8 [N, F]) and labels.npy (int32 [N]), handed over `batch` at a time. found.npz holds
 what came back: `losses` of every step, then `probabilities` of all samples, `weights` and `biases`, and these three as
@@ -18,30 +18,32 @@ LARGEST = np.finfo(np.float32).max
 
 
 class Head(tf.Module):
-    """Softmax regression on (features - centers) * gain: device/src/head.c on a whole batch."""
+    """Softmax regression on (features - centers) * scales, rounded and clamped to int8: device/src/head.c on a whole
+    batch."""
 
-    def __init__(self, centers: np.ndarray, settings: dict):
+    def __init__(self, centers: np.ndarray, scales: np.ndarray, settings: dict):
         super().__init__()
-        self.centers = centers.astype(np.float32)
+        self.centers, self.scales = centers.astype(np.float32), scales
         self.gain, self.learning_rate = settings["gain"], settings["learning_rate"]
         self.momentum, self.weight_decay = settings["momentum"], settings["weight_decay"]
         self.classes = settings["classes"]
         self.weights, self.weights_momentum = (tf.Variable(tf.zeros((self.classes, len(centers)))) for _ in range(2))
         self.biases, self.biases_momentum = (tf.Variable(tf.zeros(self.classes)) for _ in range(2))
 
-    def _center(self, features):
-        return tf.cast(features, tf.float32) - self.centers
+    def _standardise(self, features):
+        scaled = (tf.cast(features, tf.float32) - self.centers) * self.scales
+        return tf.clip_by_value(tf.floor(scaled + 0.5), -128.0, 127.0)
 
-    def _scores(self, centered):
-        return self.biases + self.gain * tf.matmul(centered, self.weights, transpose_b=True)
+    def _scores(self, x):
+        return self.biases + self.gain * tf.matmul(x, self.weights, transpose_b=True)
 
     def train(self, features, labels):
-        centered = self._center(features)
-        scores = self._scores(centered)
+        x = self._standardise(features)
+        scores = self._scores(x)
         loss = -tf.reduce_mean(tf.gather(tf.nn.log_softmax(scores), labels, axis=1, batch_dims=1))
         errors = tf.nn.softmax(scores) - tf.one_hot(labels, self.classes)
         mean = 1 / tf.cast(tf.shape(labels)[0], tf.float32)
-        gradient = self.gain * mean * tf.matmul(errors, centered, transpose_a=True) + self.weight_decay * self.weights
+        gradient = self.gain * mean * tf.matmul(errors, x, transpose_a=True) + self.weight_decay * self.weights
         finite = tf.abs(loss) <= LARGEST
         self._step(finite, self.weights, self.weights_momentum, gradient)
         self._step(finite, self.biases, self.biases_momentum, mean * tf.reduce_sum(errors, 0))
@@ -53,7 +55,7 @@ class Head(tf.Module):
         parameters.assign(tf.where(finite, parameters - self.learning_rate * direction, parameters))
 
     def infer(self, features):
-        return {"probabilities": tf.nn.softmax(self._scores(self._center(features)))}
+        return {"probabilities": tf.nn.softmax(self._scores(self._standardise(features)))}
 
     def get_weights(self):
         return {"weights": tf.identity(self.weights), "biases": tf.identity(self.biases)}
@@ -100,9 +102,9 @@ def rehearse(model: bytes, features: np.ndarray, labels: np.ndarray, batch: int)
 
 def main(folder: Path) -> None:
     settings = json.loads((folder / "head.json").read_text())
-    parts = ("centers", "features", "labels")
-    centers, features, labels = (np.load(folder / f"{part}.npy", allow_pickle=False) for part in parts)
-    model = convert(Head(centers, settings), folder)
+    parts = ("centers", "scales", "features", "labels")
+    centers, scales, features, labels = (np.load(folder / f"{part}.npy", allow_pickle=False) for part in parts)
+    model = convert(Head(centers, scales, settings), folder)
     (folder / "encoder_train.tflite").write_bytes(model)
     np.savez(folder / "found.npz", **rehearse(model, features, labels, settings["batch"]))
 

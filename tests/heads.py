@@ -12,8 +12,14 @@ from entropi.export.image import Centering, write_image
 from entropi.export.integer import Network, Tensor
 
 
+def any_centering(features: int) -> Centering:
+    """Centres -5, -4 ..., scales of 0.5 to 1.75, so that some features are clamped, and a gain of 1 / 400."""
+    numbers = np.arange(features)
+    return Centering((numbers - 5).astype(np.int8), 1 / 400, (8 + numbers * 5 % 21).astype(np.uint8))
+
+
 def head_bundle(features: int, centering: Centering | None = None) -> Bundle:
-    """A bundle of such an image; without `centering`, features are centred around -5, -4 ... and divided by 400."""
-    centering = centering or Centering(np.arange(features).astype(np.int8) - 5, 1 / 400)
+    """A bundle of such an image, with any_centering's centering if none is given."""
+    centering = centering or any_centering(features)
     image, _ = write_image(Network({0: Tensor(features, 1, 1, 1.0, 0)}, 0, 0), centering)
     return Bundle(Path(), image, {}, Preprocessing((0.0,), (1.0,), 1.0, 0))

@@ -72,7 +72,7 @@ typedef struct {
     uint32_t batch;    /* int8 features and errors waiting for a step */
     uint32_t replay;   /* int8 features and labels kept to be learned again */
     uint32_t encoder;  /* activations and one decoded row of weights, while encoding */
-    uint32_t learning; /* scores and errors of the classes, while learning or predicting */
+    uint32_t learning; /* one sample, scores and errors of the classes, while learning or predicting */
     uint32_t total;
     uint32_t given;    /* arena_length, as told to entropi_open; 0 from entropi_measure */
     uint32_t missing;  /* total - given where the arena is too small, else 0 */
@@ -91,14 +91,15 @@ typedef struct {
     ((bytes_per_parameter) == 12 || (batch) == 1 ? 0 : ENTROPI_ALIGNED(((features) + 4ull * (classes)) * (batch)))
 #define ENTROPI_REPLAY_BYTES(features, classes, replay)                                                                \
     ((replay) == 0 ? 0 : ENTROPI_ALIGNED(8 + 6ull * (classes) + ((features) + 2ull) * (replay)))
-#define ENTROPI_LEARNING_BYTES(classes) ENTROPI_ALIGNED(72ull * (classes))
+#define ENTROPI_LEARNING_BYTES(features, classes) ENTROPI_ALIGNED((features) + 72ull * (classes))
 #define ENTROPI_ARENA_BYTES(features, encoder_bytes, classes, batch, bytes_per_parameter, replay)                      \
     (ENTROPI_WEIGHTS_BYTES(features, classes, bytes_per_parameter) +                                                   \
      ENTROPI_MOMENTUM_BYTES(features, classes, bytes_per_parameter) +                                                  \
      ENTROPI_GRADIENT_BYTES(features, classes, bytes_per_parameter) +                                                  \
      ENTROPI_BATCH_BYTES(features, classes, batch, bytes_per_parameter) +                                              \
      ENTROPI_REPLAY_BYTES(features, classes, replay) +                                                                 \
-     (ENTROPI_LEARNING_BYTES(classes) > (encoder_bytes) ? ENTROPI_LEARNING_BYTES(classes) : (encoder_bytes)))
+     (ENTROPI_LEARNING_BYTES(features, classes) > (encoder_bytes) ? ENTROPI_LEARNING_BYTES(features, classes)          \
+                                                                  : (encoder_bytes)))
 #define ENTROPI_ALIGNED(bytes)                                                                                         \
     (((bytes) + ENTROPI_ARENA_ALIGNMENT - 1) / ENTROPI_ARENA_ALIGNMENT * ENTROPI_ARENA_ALIGNMENT)
 
@@ -174,7 +175,8 @@ entropi_status entropi_predict(entropi *self, const int8_t *features, size_t fea
                                float *score);
 
 /* Take in one labelled sample; loss gets its cross-entropy in nats before the step. The step is applied when the
- * batch is full. With replay, a sample drawn from those kept is taken in after it, as one more of the batch.
+ * batch is full. With replay, a sample drawn from those kept is taken in after it, as one more of the batch; one of the
+ * last new_classes is then told from these alone, and from the others by replay.
  * Errors: E_ARGUMENT, E_NUMERIC (loss not finite, or a weight would reach 2^31: the sample is dropped, the head
  * unchanged). */
 entropi_status entropi_learn(entropi *self, const int8_t *features, size_t features_length, uint16_t label,

@@ -1,10 +1,10 @@
-/* The linear head: softmax regression on x[i] = (feature[i] - center[i]) * gain, trained by SGD. Here are the samples
- * and their errors; weights.c has the weights. */
+/* The linear head: softmax regression on standardised features, trained by SGD. Here are the samples and their errors;
+ * weights.c has the weights. */
 #include "internal.h"
 
 /* What entropi.h's macros count is what is laid out here. */
 typedef char macros_count_the_state[sizeof(head_state) == HEAD_STATE_BYTES ? 1 : -1];
-typedef char macros_count_the_block[ENTROPI_LEARNING_BYTES(2) == 8 * (2 + HEAD_BLOCK) ? 1 : -1];
+typedef char macros_count_the_block[ENTROPI_LEARNING_BYTES(8, 2) == 8 + 8 * (2 + HEAD_BLOCK) ? 1 : -1];
 
 linear_head locate_head(const entropi *self)
 {
@@ -15,6 +15,7 @@ linear_head locate_head(const entropi *self)
     linear_head h = {
         .config = config,
         .centers = (const int8_t *)self->image + image.centers_at,
+        .scales = self->image + image.scales_at,
         .gain = image.feature_gain,
         .features = self->features,
         .classes = classes,
@@ -28,6 +29,7 @@ linear_head locate_head(const entropi *self)
     h.batch = (int8_t *)(h.batch_errors + classes * config->batch);
     h.errors = (int32_t *)(void *)(h.scores + classes);
     h.block = h.errors + classes;
+    h.row = (int8_t *)(h.block + classes * HEAD_BLOCK);
     if (config->bytes_per_parameter >= 8) {
         h.momentum_bound = (uint32_t *)(void *)(a + self->momentum_at);
         h.bias_momentum = (float *)(void *)(h.momentum_bound + 1);
@@ -47,14 +49,14 @@ uint32_t head_format(const entropi *self)
 
 static int finite(float x) { return x - x == 0.0f; }
 
-/* Turn the scores of the classes known so far, and of `label`, into probabilities, those of other classes into 0. best
- * gets the class with the highest score, the first of equals. */
-static entropi_status softmax(const linear_head *h, uint32_t label, uint32_t *best, float *log_sum)
+/* Turn the scores of the classes known so far, and of `label`, into probabilities, those of other classes and of all
+ * before `first` into 0. best gets the class with the highest score, the first of equals. */
+static entropi_status softmax(const linear_head *h, uint32_t first, uint32_t label, uint32_t *best, float *log_sum)
 {
     float *scores = h->scores, top = 0.0f, sum = 0.0f;
     *best = h->classes;
     for (uint32_t c = 0; c < h->classes; c++) {
-        const int known = c == label || (h->known[c / KNOWN_BITS] >> c % KNOWN_BITS & 1u);
+        const int known = c >= first && (c == label || (h->known[c / KNOWN_BITS] >> c % KNOWN_BITS & 1u));
         if (!finite(scores[c]))
             return ENTROPI_E_NUMERIC;
         if (!known)
@@ -80,8 +82,9 @@ entropi_status entropi_predict(entropi *self, const int8_t *features, size_t fea
     const linear_head h = locate_head(self);
     uint32_t best;
     float log_sum;
-    score_classes(&h, features);
-    const entropi_status status = softmax(&h, h.classes, &best, &log_sum);
+    standardise(&h, features, h.row);
+    score_classes(&h, h.row);
+    const entropi_status status = softmax(&h, 0, h.classes, &best, &log_sum);
     if (status)
         return status;
     *label = (uint16_t)best;
@@ -102,35 +105,43 @@ static uint32_t find_errors(const linear_head *h, uint32_t label, float scale, i
     return largest;
 }
 
-static entropi_status take_in(entropi *self, const int8_t *features, uint16_t label, float *loss)
+/* Where the next sample's standardised features go. */
+static int8_t *next_row(const entropi *self, const linear_head *h)
 {
-    const linear_head h = locate_head(self);
+    return stores_batch(&self->head) ? h->batch + self->pending * h->features : h->row;
+}
+
+/* Learn x, which lies in the next row, to be told from the known classes from number `first` on. */
+static entropi_status take_in(entropi *self, const linear_head *h, const int8_t *x, uint32_t first, uint16_t label,
+                              float *loss)
+{
     uint32_t best;
     float log_sum, scale;
-    score_classes(&h, features);
-    const float own = h.scores[label];
-    entropi_status status = softmax(&h, label, &best, &log_sum);
+    score_classes(h, x);
+    const float own = h->scores[label];
+    entropi_status status = softmax(h, first, label, &best, &log_sum);
     *loss = status ? 0.0f : log_sum - own;
     if (status || !finite(*loss))
         return ENTROPI_E_NUMERIC;
-    status = make_room(&h, self->pending, &scale);
+    status = make_room(h, self->pending, &scale);
     if (status)
         return status;
 
-    h.known[label / KNOWN_BITS] |= 1u << label % KNOWN_BITS;
+    h->known[label / KNOWN_BITS] |= 1u << label % KNOWN_BITS;
     const int is_stored = stores_batch(&self->head);
-    int32_t *errors = is_stored ? h.batch_errors + self->pending * h.classes : h.errors;
-    self->reach = (self->pending ? self->reach : 0) + find_errors(&h, label, scale, errors) / 2 + 1;
-    if (h.gradient) {
-        add_sample(&h, h.gradient, features, errors);
-        for (uint32_t c = 0; c < h.classes; c++)
-            h.bias_gradient[c] += errors[c];
-    } else if (is_stored) {
-        copy_bytes(h.batch + self->pending * h.features, features, h.features);
-    }
+    int32_t *errors = is_stored ? h->batch_errors + self->pending * h->classes : h->errors;
+    self->reach = (self->pending ? self->reach : 0) + find_errors(h, label, scale, errors) / 2 + 1;
+    if (holds_gradient(&self->head))
+        for (uint32_t c = 0; c < h->classes; c++)
+            h->bias_gradient[c] += errors[c];
     if (++self->pending == self->head.batch) {
-        take_step(&h, is_stored ? h.batch : features, is_stored ? h.batch_errors : errors, self->pending, self->reach);
+        if (is_stored)
+            take_step(h, h->batch, h->batch_errors, self->pending, self->pending, self->reach);
+        else
+            take_step(h, x, errors, 1, self->pending, self->reach);
         self->pending = 0;
+    } else if (holds_gradient(&self->head)) {
+        add_sample(h, h->gradient, x, errors);
     }
     return ENTROPI_OK;
 }
@@ -141,15 +152,24 @@ entropi_status entropi_learn(entropi *self, const int8_t *features, size_t featu
     if (!self || !self->image || !features || !loss || features_length != self->features ||
         label >= self->head.classes)
         return ENTROPI_E_ARGUMENT;
-    const entropi_status status = take_in(self, features, label, loss);
-    if (status)
-        return status;
+    const linear_head h = locate_head(self);
+    const uint32_t known_before = h.classes - self->head.new_classes;
     uint16_t old_label;
     float old_loss;
     const int8_t *old = draw_sample(self, &old_label);
-    if (old)
-        (void)take_in(self, old, old_label, &old_loss); /* one that is refused is drawn in vain */
-    keep_sample(self, features, label);
+    int8_t *row = next_row(self, &h);
+    standardise(&h, features, row);
+    const entropi_status status = take_in(self, &h, row, old && label >= known_before ? known_before : 0, label, loss);
+    if (status)
+        return status;
+    if (old) {
+        row = next_row(self, &h);
+        copy_bytes(row, old, h.features);
+        (void)take_in(self, &h, row, 0, old_label, &old_loss); /* one that is refused is drawn in vain */
+    }
+    int8_t *kept = keep_sample(self, label);
+    if (kept)
+        standardise(&h, features, kept);
     return ENTROPI_OK;
 }
 
@@ -159,7 +179,8 @@ entropi_status entropi_flush(entropi *self)
         return ENTROPI_E_ARGUMENT;
     if (self->pending) {
         const linear_head h = locate_head(self);
-        take_step(&h, h.batch, h.batch_errors, self->pending, self->reach);
+        const uint32_t held = stores_batch(&self->head) ? self->pending : 0;
+        take_step(&h, h.batch, h.batch_errors, held, self->pending, self->reach);
         self->pending = 0;
     }
     return ENTROPI_OK;

@@ -18,6 +18,7 @@ image_header read_header(const uint8_t *image)
         .tensors_at = load_u32(image + 44),
         .layers_at = load_u32(image + 48),
         .input_zero_point = (int8_t)image[52],
+        .scales_at = load_u32(image + 56),
     };
 }
 
@@ -329,6 +330,7 @@ entropi_status entropi_describe(const void *image, size_t image_length, entropi_
     const image_header h = read_header(p);
     if (h.input >= h.tensors || h.output >= h.tensors || h.features == 0 || h.activation_bytes > INT32_MAX ||
         h.scratch_words > INT32_MAX / 8 || !inside(&h, h.centers_at, h.features) ||
+        !inside(&h, h.scales_at, h.features) ||
         !inside(&h, h.tensors_at, (uint64_t)h.tensors * TENSOR_BYTES) ||
         !inside(&h, h.layers_at, (uint64_t)h.layers * LAYER_BYTES) || !(h.feature_gain > 0.0f) ||
         !(h.feature_gain < 1e9f) || !(h.input_scale > 0.0f))

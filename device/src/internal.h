@@ -19,6 +19,24 @@
 #define NOT_INLINED static
 #endif
 
+/* Before a loop whose body is small beside what counting takes. */
+#if defined(__clang__)
+#define UNROLLED(times) PRAGMA(clang loop unroll_count(times))
+#elif defined(__GNUC__)
+#define UNROLLED(times) PRAGMA(GCC unroll times)
+#else
+#define UNROLLED(times)
+#endif
+#define PRAGMA(text) _Pragma(#text)
+
+/* A pointer that a loop moves is not to be taken apart into a base and an offset, for which no instruction loads two
+ * words at once. */
+#if defined(__GNUC__)
+#define OWN_REGISTER(pointer) __asm__("" : "+r"(pointer));
+#else
+#define OWN_REGISTER(pointer)
+#endif
+
 #if defined(__GNUC__)
 #define copy_bytes(to, from, count) (void)__builtin_memcpy(to, from, count)
 #else
@@ -65,7 +83,7 @@ static inline float load_f32(const uint8_t *p)
 
 typedef struct {
     uint32_t length, activation_bytes, scratch_words, features;
-    uint32_t centers_at, tensors_at, layers_at;
+    uint32_t centers_at, scales_at, tensors_at, layers_at;
     float input_scale, feature_gain;
     uint16_t tensors, layers, input, output;
     int8_t input_zero_point;
@@ -272,6 +290,7 @@ typedef struct {
 typedef struct {
     const entropi_head_config *config;
     const int8_t *centers;
+    const uint8_t *scales;
     float gain;
     uint32_t features, classes;
     head_state *state;
@@ -283,15 +302,21 @@ typedef struct {
     int32_t *momentum;                 /* what the next step keeps of the one before */
     int32_t *bias_gradient, *gradient; /* NULL where the batch is stored instead */
     int32_t *batch_errors;             /* [batch][classes] */
-    int8_t *batch;                     /* [batch][features] */
+    int8_t *batch;                     /* [batch][features], standardised */
     float *scores;
     int32_t *errors; /* of one sample */
     int32_t *block;  /* gradient of HEAD_BLOCK features */
+    int8_t *row;     /* one sample, standardised */
 } linear_head;
 
 enum { HEAD_STATE_BYTES = 12, HEAD_BLOCK = 16, KNOWN_BITS = 32 };
 
-/* Of one sample nothing is stored: it is still there when the step is taken. */
+/* What holds a batch of more than one sample until its step: a sum of gradients, or the samples. */
+static inline int holds_gradient(const entropi_head_config *config)
+{
+    return config->bytes_per_parameter == 12 && config->batch > 1;
+}
+
 static inline int stores_batch(const entropi_head_config *config)
 {
     return config->bytes_per_parameter < 12 && config->batch > 1;
@@ -308,23 +333,27 @@ void start_head(const linear_head *h);
 /* Weight number `at` of [features][classes]. */
 float read_weight(const linear_head *h, uint32_t at);
 
-/* scores[c] = biases[c] + gain * sum over i of weights[i][c] * (features[i] - centers[i]) */
-void score_classes(const linear_head *h, const int8_t *features);
+/* x[i] = (features[i] - centers[i]) * scales[i] / 16, rounded and clamped to int8 */
+void standardise(const linear_head *h, const int8_t *features, int8_t *x);
+
+/* scores[c] = biases[c] + gain * sum over i of weights[i][c] * x[i] */
+void score_classes(const linear_head *h, const int8_t *x);
 
 /* Before the first sample of a batch, when none is pending, raise the exponent where the step to come could leave the
  * range of mantissas. error_scale turns errors between -1 and 1 into the integers that add_sample and take_step want.
  * Errors: E_NUMERIC where a weight could reach 2^31 (nothing is changed). */
 entropi_status make_room(const linear_head *h, uint32_t pending, float *error_scale);
 
-/* gradient += errors times features, of one sample */
-void add_sample(const linear_head *h, int32_t *gradient, const int8_t *features, const int32_t *errors);
+/* gradient += errors times x, of one sample */
+void add_sample(const linear_head *h, int32_t *gradient, const int8_t *x, const int32_t *errors);
 
-/* Take the step of `pending` samples, whose gradient moves no weight further than reach. Where no gradient is kept,
- * samples and errors are theirs. */
-void take_step(const linear_head *h, const int8_t *samples, const int32_t *errors, uint32_t pending, uint32_t reach);
+/* Take the step of `pending` samples, whose gradient moves no weight further than reach. samples and errors are those
+ * of the `held` last ones; the others have been added to the gradient. */
+void take_step(const linear_head *h, const int8_t *samples, const int32_t *errors, uint32_t held, uint32_t pending,
+               uint32_t reach);
 
-/* Keep a sample of a class, or not, so that classes stay even; a sample kept, drawn at random, or NULL. */
-void keep_sample(const entropi *self, const int8_t *features, uint16_t label);
+/* Where a sample of a class is to be kept, so that classes stay even, or NULL; one kept, drawn at random, or NULL. */
+int8_t *keep_sample(const entropi *self, uint16_t label);
 const int8_t *draw_sample(const entropi *self, uint16_t *label);
 
 /* A hash whose values at 0, 1, 2 ... pass for random numbers. */

@@ -28,7 +28,7 @@ static entropi_status measure(const uint8_t *image, const entropi_head_config *h
         .batch = (uint32_t)ENTROPI_BATCH_BYTES(h.features, classes, head->batch, bytes),
         .replay = (uint32_t)ENTROPI_REPLAY_BYTES(h.features, classes, head->replay),
         .encoder = (uint32_t)encoder,
-        .learning = (uint32_t)ENTROPI_LEARNING_BYTES(classes),
+        .learning = (uint32_t)ENTROPI_LEARNING_BYTES(h.features, classes),
         .total = (uint32_t)total,
     };
     return ENTROPI_OK;

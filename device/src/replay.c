@@ -25,10 +25,10 @@ static uint32_t draw(const entropi *self, const reservoir *r, uint32_t limit)
     return (uint32_t)((uint64_t)mix(mix(self->head.seed) + ++*r->drawn) * limit >> 32);
 }
 
-void keep_sample(const entropi *self, const int8_t *features, uint16_t label)
+int8_t *keep_sample(const entropi *self, uint16_t label)
 {
     if (!self->head.replay)
-        return;
+        return NULL;
     const reservoir r = locate(self);
     uint32_t at = *r.count;
     r.seen[label] += r.seen[label] < UINT32_MAX;
@@ -41,14 +41,14 @@ void keep_sample(const entropi *self, const int8_t *features, uint16_t label)
                 most = c;
         uint32_t number = draw(self, &r, most == label ? r.seen[label] : r.held[most]);
         if (number >= r.held[most])
-            return;
+            return NULL;
         for (at = 0; r.labels[at] != most || number; at++)
             number -= r.labels[at] == most;
         r.held[most]--;
     }
     r.held[label]++;
     r.labels[at] = label;
-    copy_bytes(r.samples + at * self->features, features, self->features);
+    return r.samples + at * self->features;
 }
 
 const int8_t *draw_sample(const entropi *self, uint16_t *label)

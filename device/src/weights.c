@@ -11,25 +11,19 @@
 #endif
 #endif
 
-/* Most classes that a loop over the features takes at once: as many as the registers hold. */
-#if ENTROPI_SHORT_MULTIPLY
-enum { SCORES_AT_ONCE = 1, GRADIENTS_AT_ONCE = 1 };
-#else
-enum { SCORES_AT_ONCE = 3, GRADIENTS_AT_ONCE = 5 };
-#endif
-
 enum {
     LOWEST_EXPONENT = -60,
     HIGHEST_EXPONENT = 0,
-    FEATURE_BITS = 8,              /* |feature - center| < 2^8 */
-    ERROR_BITS = FEATURE_BITS + 1, /* an error is a multiple of 2^(exponent - 9) */
-    STEP_LIMIT = 0x3FF00000,       /* a step, twice which fits 32 bits */
+    SCALE_BITS = 4,                /* a feature's scale is a multiple of 1/16 */
+    FEATURE_BITS = 7,              /* |x| <= 2^7 */
+    ERROR_BITS = FEATURE_BITS + 1, /* an error is a multiple of 2^(exponent - 8) */
+    STEP_LIMIT = 0x3FF00000,       /* a step; an error, which is twice as large, fits 32 bits */
     ROOM = 0x40000000,             /* weights and step, when the exponent has been raised */
     CAPACITY = 0x7FF00000,         /* weights and step at most: 2^31, less what rounding adds */
-    SUMS_BEFORE_CARRY = 128        /* products of 16 and 9 bits that 32 bits can sum */
+    SUMS_BEFORE_CARRY = 256        /* products of 16 and 8 bits that 32 bits can sum */
 };
 
-/* sum + round(error * x / 2^9) */
+/* sum + round(error * x / 2^8) */
 static inline int32_t add_product(int32_t sum, int32_t error, int32_t x)
 {
 #if ENTROPI_SHORT_MULTIPLY
@@ -41,19 +35,41 @@ static inline int32_t add_product(int32_t sum, int32_t error, int32_t x)
 #endif
 }
 
-/* round(a * b / 2^32); b >= 0 */
+/* round(a * b / 2^32) */
 static inline int32_t multiply_high(int32_t a, int32_t b)
 {
 #if ENTROPI_SHORT_MULTIPLY
     const int32_t a1 = a >> 16, b1 = b >> 16;
     const uint32_t a0 = (uint32_t)a & 0xFFFFu, b0 = (uint32_t)b & 0xFFFFu;
-    const uint32_t low = a0 * (uint32_t)b1 + (a0 * b0 >> 16);
-    const int32_t high = a1 * (int32_t)b0;
-    const uint32_t carry = (low & 0xFFFFu) + ((uint32_t)high & 0xFFFFu) + 0x8000u;
-    return a1 * b1 + (int32_t)(low >> 16) + (high >> 16) + (int32_t)(carry >> 16);
+    const int32_t low = (int32_t)a0 * b1 + (int32_t)(a0 * b0 >> 16), high = a1 * (int32_t)b0;
+    const uint32_t carry = ((uint32_t)low & 0xFFFFu) + ((uint32_t)high & 0xFFFFu) + 0x8000u;
+    return a1 * b1 + (low >> 16) + (high >> 16) + (int32_t)(carry >> 16);
 #else
     return (int32_t)(((int64_t)a * b + 0x80000000) >> 32);
 #endif
+}
+
+/* sum + round(a * b / 2^32) */
+static inline int32_t add_high(int32_t sum, int32_t a, int32_t b)
+{
+#if ENTROPI_SHORT_MULTIPLY
+    return sum + multiply_high(a, b);
+#else
+    return sum + (int32_t)(((int64_t)a * b + 0x80000000) >> 32);
+#endif
+}
+
+/* A weight of 16 bits is rounded up as often as its fraction says: a number of 16 bits is added to the fraction, one for
+ * all classes of a feature. */
+static inline int32_t draw_rounding(uint32_t *random)
+{
+    *random *= 62605u; /* 5 modulo 8: odd numbers come back after 2^30 */
+    return (int32_t)(*random >> 16);
+}
+
+static inline int16_t add_rounded(int16_t weight, int32_t step, int32_t up)
+{
+    return (int16_t)(weight + ((step + up) >> 16));
 }
 
 static float power_of_two(int32_t exponent)
@@ -109,127 +125,246 @@ float read_weight(const linear_head *h, uint32_t at)
         DO(4)                                                                                                          \
     }
 
+void standardise(const linear_head *h, const int8_t *f, int8_t *x)
+{
+    const int8_t *center = h->centers, *const end = f + h->features;
+    const uint8_t *scale = h->scales;
+    UNROLLED(4)
+    while (f < end) {
+        const int32_t scaled = (*f++ - *center++) * *scale++;
+        *x++ = clamp_i8((scaled + (1 << (SCALE_BITS - 1))) >> SCALE_BITS, -128, 127);
+    }
+}
+
+/* One sample: a loop over its features takes a few classes at once. */
+typedef struct {
+    const int8_t *x, *end;
+    uint32_t classes;
+    float *scores;
+    const int32_t *errors;
+    int32_t *sum;    /* of gradients: what the sample is added to; where it is the step's last, of those before or NULL */
+    void *weights;   /* scored; moved, where the sample is the step's last */
+    int32_t *momentum;
+    int32_t keep;    /* of momentum, in 2^-32, less 1 */
+    uint32_t random; /* for weights of 16 bits */
+} sample_loop;
+
+/* Weights of 16 bits: sums of 32 bits do for a while. */
+SPECIALISE void score_short(const sample_loop *l, uint32_t first, uint32_t width)
+{
+    const int16_t *w = (const int16_t *)l->weights + first;
+    const uint32_t classes = l->classes;
+    int64_t sums[5] = {0}; /* of them width are used */
+    for (const int8_t *x = l->x; x < l->end;) {
+        const int8_t *const stop = l->end - x > SUMS_BEFORE_CARRY ? x + SUMS_BEFORE_CARRY : l->end;
+        int32_t parts[5] = {0};
+        for (; x < stop; x++, w += classes) {
+            OWN_REGISTER(w)
+#define DO(k) parts[k] += w[k] * *x;
+            EACH_CLASS(width, DO)
+#undef DO
+        }
+#define DO(k) sums[k] += parts[k];
+        EACH_CLASS(width, DO)
+#undef DO
+    }
+#define DO(k) l->scores[first + k] = (float)(sums[k] * 65536);
+    EACH_CLASS(width, DO)
+#undef DO
+}
+
 #if ENTROPI_SHORT_MULTIPLY
 
-SPECIALISE void score_some(const linear_head *h, const int8_t *f, int halves, uint32_t first, uint32_t width)
+SPECIALISE void score(const sample_loop *l, uint32_t first, uint32_t width)
 {
     (void)width;
-    const int8_t *c = h->centers, *const end = f + h->features;
+    const int32_t *w = (const int32_t *)l->weights + first;
     int64_t sum = 0;
-    for (uint32_t at = first; f < end;) {
-        const int8_t *const stop = end - f > SUMS_BEFORE_CARRY ? f + SUMS_BEFORE_CARRY : end;
+    for (const int8_t *x = l->x; x < l->end;) {
+        const int8_t *const stop = l->end - x > SUMS_BEFORE_CARRY ? x + SUMS_BEFORE_CARRY : l->end;
         int32_t low = 0, high = 0;
-        for (; f < stop; at += h->classes) {
-            const int32_t x = *f++ - *c++;
-            if (halves) {
-                high += ((const int16_t *)h->weights)[at] * x;
-            } else {
-                const int32_t w = ((const int32_t *)h->weights)[at];
-                low += (w & 0xFFFF) * x;
-                high += (w >> 16) * x;
-            }
+        for (; x < stop; x++, w += l->classes) {
+            low += (*w & 0xFFFF) * *x;
+            high += (*w >> 16) * *x;
         }
         sum += (int64_t)high * 65536 + low;
     }
-    h->scores[first] = (float)sum;
+    l->scores[first] = (float)sum;
 }
 
 #else
 
-SPECIALISE void score_some(const linear_head *h, const int8_t *f, int halves, uint32_t first, uint32_t width)
+SPECIALISE void score(const sample_loop *l, uint32_t first, uint32_t width)
 {
-    const int8_t *c = h->centers, *const end = f + h->features;
-    const int16_t *short_weights = (const int16_t *)h->weights + first;
-    const int32_t *weights = (const int32_t *)h->weights + first;
-    const uint32_t classes = h->classes;
+    const int8_t *const end = l->end;
+    const int32_t *w = (const int32_t *)l->weights + first;
+    const uint32_t classes = l->classes;
     int64_t sums[5] = {0}; /* of them width are used */
-    for (; f < end; short_weights += classes, weights += classes) {
-        const int32_t x = *f++ - *c++;
-#define DO(k) sums[k] += halves ? (int64_t)short_weights[k] * x : (int64_t)weights[k] * x;
+    for (const int8_t *x = l->x; x < end; x++, w += classes) {
+        OWN_REGISTER(w)
+#define DO(k) sums[k] += (int64_t)w[k] * *x;
         EACH_CLASS(width, DO)
 #undef DO
     }
-#define DO(k) h->scores[first + k] = (float)(halves ? sums[k] * 65536 : sums[k]);
+#define DO(k) l->scores[first + k] = (float)sums[k];
     EACH_CLASS(width, DO)
 #undef DO
 }
 
 #endif
 
-SPECIALISE void score_all(const linear_head *h, const int8_t *features, int halves)
+/* Functions to themselves, so that the loops have all registers. */
+NOT_INLINED void score_3(const sample_loop *l, uint32_t first) { score(l, first, 3); }
+NOT_INLINED void score_2(const sample_loop *l, uint32_t first) { score(l, first, 2); }
+NOT_INLINED void score_1(const sample_loop *l, uint32_t first) { score(l, first, 1); }
+NOT_INLINED void score_short_5(const sample_loop *l, uint32_t first) { score_short(l, first, 5); }
+NOT_INLINED void score_short_2(const sample_loop *l, uint32_t first) { score_short(l, first, 2); }
+NOT_INLINED void score_short_1(const sample_loop *l, uint32_t first) { score_short(l, first, 1); }
+
+typedef void class_loop(const sample_loop *l, uint32_t first);
+
+/* All classes by threes, twos and ones. */
+static void by_threes(const sample_loop *l, class_loop *three, class_loop *two, class_loop *one)
 {
     uint32_t c = 0;
-    for (; SCORES_AT_ONCE == 3 && (c + 3 == h->classes || c + 5 <= h->classes); c += 3)
-        score_some(h, features, halves, c, 3);
-    for (; SCORES_AT_ONCE == 3 && c + 2 <= h->classes; c += 2)
-        score_some(h, features, halves, c, 2);
-    for (; c < h->classes; c++)
-        score_some(h, features, halves, c, 1);
+    for (; !ENTROPI_SHORT_MULTIPLY && (c + 3 == l->classes || c + 5 <= l->classes); c += 3)
+        three(l, c);
+    for (; !ENTROPI_SHORT_MULTIPLY && c + 2 <= l->classes; c += 2)
+        two(l, c);
+    for (; c < l->classes; c++)
+        one(l, c);
 }
 
-void score_classes(const linear_head *h, const int8_t *features)
+/* All classes by fives, twos and ones. */
+static void by_fives(const sample_loop *l, class_loop *five, class_loop *two, class_loop *one)
 {
+    uint32_t c = 0;
+    for (; !ENTROPI_SHORT_MULTIPLY && c + 5 <= l->classes; c += 5)
+        five(l, c);
+    for (; !ENTROPI_SHORT_MULTIPLY && c + 2 <= l->classes; c += 2)
+        two(l, c);
+    for (; c < l->classes; c++)
+        one(l, c);
+}
+
+void score_classes(const linear_head *h, const int8_t *x)
+{
+    const sample_loop loop = {
+        .x = x, .end = x + h->features, .classes = h->classes, .scores = h->scores, .weights = h->weights};
     if (is_short(h))
-        score_all(h, features, 1);
+        by_fives(&loop, score_short_5, score_short_2, score_short_1);
     else
-        score_all(h, features, 0);
+        by_threes(&loop, score_3, score_2, score_1);
     const float scale = h->gain * power_of_two(h->state->exponent);
     for (uint32_t c = 0; c < h->classes; c++)
         h->scores[c] = h->biases[c] + scale * h->scores[c];
 }
 
-SPECIALISE void add_some(int32_t *gradient, uint32_t classes, const int32_t *errors, const int8_t *f, const int8_t *c,
-                         const int8_t *end, uint32_t width)
+SPECIALISE void load_errors(const sample_loop *l, uint32_t first, uint32_t width, int32_t *e)
 {
-    int32_t e[5];
-#define DO(k) e[k] = errors[k];
+#define DO(k) e[k] = l->errors[first + k];
     EACH_CLASS(width, DO)
 #undef DO
-    for (; f < end; gradient += classes) {
-        const int32_t x = *f++ - *c++;
-#define DO(k) gradient[k] = add_product(gradient[k], e[k], x);
+}
+
+SPECIALISE void add(const sample_loop *l, uint32_t first, uint32_t width)
+{
+    const uint32_t classes = l->classes;
+    const int8_t *const end = l->end;
+    int32_t e[5], *sum = l->sum + first;
+    load_errors(l, first, width, e);
+    for (const int8_t *at = l->x; at < end; sum += classes) {
+        const int32_t x = *at++;
+        OWN_REGISTER(sum)
+#define DO(k) sum[k] = add_product(sum[k], e[k], x);
         EACH_CLASS(width, DO)
 #undef DO
     }
 }
 
-/* Functions to themselves, so that the loops have all registers. */
-NOT_INLINED void add_5(int32_t *gradient, uint32_t classes, const int32_t *errors, const int8_t *f, const int8_t *c,
-                       const int8_t *end)
+/* The sums, to which the sample is added, are the step: move the weights, and let the sums be what momentum keeps. */
+SPECIALISE void move(const sample_loop *l, uint32_t first, uint32_t width, int has_sum)
 {
-    add_some(gradient, classes, errors, f, c, end, 5);
+    const uint32_t classes = l->classes;
+    const int32_t keep = l->keep;
+    const int8_t *const end = l->end;
+    int32_t e[5], step[5], *m = l->momentum + first, *w = (int32_t *)l->weights + first;
+    int32_t *sum = has_sum ? l->sum + first : NULL;
+    load_errors(l, first, width, e);
+    for (const int8_t *at = l->x; at < end; m += classes, w += classes) {
+        const int32_t x = *at++;
+        OWN_REGISTER(m)
+        OWN_REGISTER(w)
+#define DO(k) step[k] = add_product(m[k], e[k], x);
+        EACH_CLASS(width, DO)
+#undef DO
+        if (has_sum) {
+#define DO(k) step[k] += sum[k], sum[k] = 0;
+            EACH_CLASS(width, DO)
+#undef DO
+            sum += classes;
+        }
+#define DO(k) w[k] += step[k];
+        EACH_CLASS(width, DO)
+#undef DO
+#define DO(k) m[k] = add_high(step[k], step[k], keep);
+        EACH_CLASS(width, DO)
+#undef DO
+    }
 }
 
-NOT_INLINED void add_2(int32_t *gradient, uint32_t classes, const int32_t *errors, const int8_t *f, const int8_t *c,
-                       const int8_t *end)
+SPECIALISE void move_short(const sample_loop *l, uint32_t first, uint32_t width, int has_sum)
 {
-    add_some(gradient, classes, errors, f, c, end, 2);
+    const uint32_t classes = l->classes;
+    const int8_t *const end = l->end;
+    uint32_t random = l->random;
+    int32_t e[5], *sum = has_sum ? l->sum + first : NULL;
+    int16_t *w = (int16_t *)l->weights + first;
+    load_errors(l, first, width, e);
+    for (const int8_t *at = l->x; at < end; w += classes) {
+        const int32_t x = *at++, up = draw_rounding(&random);
+        OWN_REGISTER(w)
+        if (has_sum) {
+#define DO(k) w[k] = add_rounded(w[k], add_product(sum[k], e[k], x), up), sum[k] = 0;
+            EACH_CLASS(width, DO)
+#undef DO
+            sum += classes;
+        } else {
+#define DO(k) w[k] = add_rounded(w[k], add_product(0, e[k], x), up);
+            EACH_CLASS(width, DO)
+#undef DO
+        }
+    }
 }
 
-NOT_INLINED void add_1(int32_t *gradient, uint32_t classes, const int32_t *errors, const int8_t *f, const int8_t *c,
-                       const int8_t *end)
-{
-    add_some(gradient, classes, errors, f, c, end, 1);
-}
+NOT_INLINED void add_5(const sample_loop *l, uint32_t first) { add(l, first, 5); }
+NOT_INLINED void add_2(const sample_loop *l, uint32_t first) { add(l, first, 2); }
+NOT_INLINED void add_1(const sample_loop *l, uint32_t first) { add(l, first, 1); }
+NOT_INLINED void move_3(const sample_loop *l, uint32_t first) { move(l, first, 3, 0); }
+NOT_INLINED void move_2(const sample_loop *l, uint32_t first) { move(l, first, 2, 0); }
+NOT_INLINED void move_1(const sample_loop *l, uint32_t first) { move(l, first, 1, 0); }
+NOT_INLINED void move_sum_3(const sample_loop *l, uint32_t first) { move(l, first, 3, 1); }
+NOT_INLINED void move_sum_2(const sample_loop *l, uint32_t first) { move(l, first, 2, 1); }
+NOT_INLINED void move_sum_1(const sample_loop *l, uint32_t first) { move(l, first, 1, 1); }
+NOT_INLINED void move_short_5(const sample_loop *l, uint32_t first) { move_short(l, first, 5, 0); }
+NOT_INLINED void move_short_2(const sample_loop *l, uint32_t first) { move_short(l, first, 2, 0); }
+NOT_INLINED void move_short_1(const sample_loop *l, uint32_t first) { move_short(l, first, 1, 0); }
+NOT_INLINED void move_short_sum_5(const sample_loop *l, uint32_t first) { move_short(l, first, 5, 1); }
+NOT_INLINED void move_short_sum_2(const sample_loop *l, uint32_t first) { move_short(l, first, 2, 1); }
+NOT_INLINED void move_short_sum_1(const sample_loop *l, uint32_t first) { move_short(l, first, 1, 1); }
 
 /* gradient += errors times the features from number `from` to `to`, of one sample */
-static void add_part(const linear_head *h, int32_t *gradient, const int8_t *features, const int32_t *errors,
-                     uint32_t from, uint32_t to)
+static void add_part(const linear_head *h, int32_t *gradient, const int8_t *x, const int32_t *errors, uint32_t from,
+                     uint32_t to)
 {
-    const uint32_t classes = h->classes;
-    const int8_t *const f = features + from, *const centers = h->centers + from, *const end = features + to;
-    uint32_t c = 0;
-    for (; GRADIENTS_AT_ONCE == 5 && c + 5 <= classes; c += 5)
-        add_5(gradient + c, classes, errors + c, f, centers, end);
-    for (; GRADIENTS_AT_ONCE == 5 && c + 2 <= classes; c += 2)
-        add_2(gradient + c, classes, errors + c, f, centers, end);
-    for (; c < classes; c++)
-        add_1(gradient + c, classes, errors + c, f, centers, end);
+    const sample_loop loop = {
+        .x = x + from, .end = x + to, .classes = h->classes, .errors = errors, .sum = gradient};
+    by_fives(&loop, add_5, add_2, add_1);
 }
 
-void add_sample(const linear_head *h, int32_t *gradient, const int8_t *features, const int32_t *errors)
+void add_sample(const linear_head *h, int32_t *gradient, const int8_t *x, const int32_t *errors)
 {
-    add_part(h, gradient, features, errors, 0, h->features);
+    add_part(h, gradient, x, errors, 0, h->features);
 }
 
 static uint32_t largest(const int32_t *words, uint32_t count)
@@ -357,68 +492,84 @@ static inline int32_t apply_factor(int32_t sum, mean_factor f)
     return f.shift ? (int32_t)((sum * f.multiplier + ((int64_t)1 << (f.shift - 1))) >> f.shift) : sum;
 }
 
-/* Add a block of gradients to weights of 16 bits: rounded up as often as their fraction says. */
-static void add_rounded(int16_t *weights, const int32_t *gradient, uint32_t count, mean_factor f, int32_t decay,
-                        uint32_t *random)
+/* Add the block to weights of 16 bits, from number `first` on. */
+static void move_block_rounded(const linear_head *h, uint32_t first, uint32_t features, mean_factor f, int32_t decay,
+                               uint32_t random)
 {
-    for (uint32_t i = 0; i < count; i++) {
-        const int32_t weight = weights[i] * 65536;
-        *random = *random * 1664525u + 1013904223u;
-        const int32_t moved = weight - multiply_high(weight, decay) + apply_factor(gradient[i], f);
-        weights[i] = (int16_t)((moved + (int32_t)(*random >> 16)) >> 16);
+    int16_t *w = (int16_t *)h->weights + first;
+    int32_t *sum = h->block;
+    while (features--) {
+        const int32_t up = draw_rounding(&random);
+        for (const int16_t *end = w + h->classes; w < end; w++, sum++) {
+            *w = add_rounded(*w, apply_factor(*sum, f) - multiply_high(*w * 65536, decay), up);
+            *sum = 0;
+        }
     }
 }
+
+static uint32_t rounding_seed(const linear_head *h) { return mix(mix(h->config->seed) ^ h->state->steps) | 1u; }
 
 /* The step block by block, where the sum over the samples is needed before it can be added. */
 static void add_by_blocks(const linear_head *h, const int8_t *samples, const int32_t *errors, uint32_t pending,
                           mean_factor f)
 {
-    uint32_t random = mix(mix(h->config->seed) ^ h->state->steps);
-    for (uint32_t from = 0; from < h->features; from += HEAD_BLOCK) {
+    const int32_t decay_part = decay(h);
+    const int at_once = is_short(h) && !f.shift && !decay_part; /* the last sample is added as the weights move */
+    const int8_t *const last = samples + (pending - 1) * h->features;
+    sample_loop moved = {.classes = h->classes, .errors = errors + (pending - 1) * h->classes, .sum = h->block};
+    uint32_t random = rounding_seed(h);
+    for (uint32_t i = 0; i < h->classes * HEAD_BLOCK; i++)
+        h->block[i] = 0;
+    for (uint32_t from = 0; from < h->features; from += HEAD_BLOCK, random = mix(random) | 1u) {
         const uint32_t to = h->features - from < HEAD_BLOCK ? h->features : from + HEAD_BLOCK;
         const uint32_t first = from * h->classes, count = (to - from) * h->classes;
-        for (uint32_t i = 0; i < count; i++)
-            h->block[i] = 0;
-        for (uint32_t s = 0; s < pending; s++)
+        for (uint32_t s = 0; s < pending - (at_once ? 1 : 0); s++)
             add_part(h, h->block, samples + s * h->features, errors + s * h->classes, from, to);
-        if (is_short(h)) {
-            add_rounded((int16_t *)h->weights + first, h->block, count, f, decay(h), &random);
+        if (at_once) {
+            moved.x = last + from, moved.end = last + to, moved.random = random;
+            moved.weights = (int16_t *)h->weights + first;
+            by_fives(&moved, move_short_sum_5, move_short_sum_2, move_short_sum_1);
+        } else if (is_short(h)) {
+            move_block_rounded(h, first, to - from, f, decay_part, random);
         } else {
             int32_t *sums = (has_momentum(h) ? h->momentum : (int32_t *)h->weights) + first;
-            for (uint32_t i = 0; i < count; i++)
+            for (uint32_t i = 0; i < count; i++) {
                 sums[i] += apply_factor(h->block[i], f);
+                h->block[i] = 0;
+            }
         }
     }
 }
 
-static void add_gradient(const linear_head *h, mean_factor f)
+/* How a step moves weights that have momentum. */
+typedef struct {
+    int32_t decay; /* what it takes of a weight, in 2^-32 */
+    int32_t keep;  /* what the next step keeps of it, in 2^-32, less 1 where that is more than half */
+    int32_t whole; /* -1 there, else 0 */
+} movement;
+
+static movement movement_of(float keep, int32_t decay)
 {
-    int32_t *g = h->gradient, *m = h->momentum;
-    for (const int32_t *end = g + weight_count(h); g < end; g++, m++) {
-        *m += apply_factor(*g, f);
-        *g = 0;
-    }
+    const int whole = keep >= 0.5f;
+    return (movement){decay, (int32_t)((whole ? keep - 1.0f : keep) * 4294967296.0f), -whole};
 }
 
-/* The gradient has been added to the momentum: move a weight by it, and let the momentum be what the next step keeps of
- * this one. */
-SPECIALISE void move_weight(int32_t *w, int32_t *m, int32_t keep, int32_t decay)
-{
-    const int32_t step = *m - (decay ? multiply_high(*w, decay) : 0);
-    *w += step;
-    *m = multiply_high(2 * step, keep);
-}
+static inline int32_t kept(int32_t step, movement by) { return add_high(step & by.whole, step, by.keep); }
 
-SPECIALISE void move_weights(int32_t *w, int32_t *m, uint32_t count, int32_t keep, int32_t decay)
+/* Move the weights by what has been added to the momentum, or by a gradient that has not. */
+static void move_weights(const linear_head *h, int32_t *gradient, mean_factor f, movement by)
 {
-    for (; count >= 4; count -= 4, w += 4, m += 4) {
-        move_weight(w, m, keep, decay);
-        move_weight(w + 1, m + 1, keep, decay);
-        move_weight(w + 2, m + 2, keep, decay);
-        move_weight(w + 3, m + 3, keep, decay);
+    int32_t *w = h->weights, *m = h->momentum;
+    for (const int32_t *end = m + weight_count(h); m < end; m++, w++) {
+        int32_t step = *m;
+        if (gradient) {
+            step += apply_factor(*gradient, f);
+            *gradient++ = 0;
+        }
+        step -= multiply_high(*w, by.decay);
+        *w += step;
+        *m = kept(step, by);
     }
-    for (; count; count--)
-        move_weight(w++, m++, keep, decay);
 }
 
 static void decay_weights(int32_t *w, uint32_t count, int32_t decay)
@@ -433,7 +584,7 @@ static void move_biases(const linear_head *h, const int32_t *errors, uint32_t pe
                         ((float)h->config->batch / (float)pending);
     for (uint32_t c = 0; c < h->classes; c++) {
         int32_t sum = 0;
-        if (h->bias_gradient) {
+        if (holds_gradient(h->config)) {
             sum = h->bias_gradient[c];
             h->bias_gradient[c] = 0;
         } else {
@@ -449,32 +600,77 @@ static void move_biases(const linear_head *h, const int32_t *errors, uint32_t pe
     }
 }
 
-void take_step(const linear_head *h, const int8_t *samples, const int32_t *errors, uint32_t pending, uint32_t reach)
+/* The step where weights have momentum. */
+static void step_with_momentum(const linear_head *h, const int8_t *samples, const int32_t *errors, uint32_t held,
+                               mean_factor f, movement by)
 {
-    const uint32_t steps = h->state->steps, count = weight_count(h);
-    const mean_factor f = factor_of(h->config->batch, pending);
-    const float keep = h->config->momentum * (learning_rate(h, steps + 1) / learning_rate(h, steps));
-    const int32_t decay_part = decay(h), keep_part = (int32_t)(keep * 2147483648.0f);
-    const uint32_t step = step_bound(h, known_bounds(h), (uint32_t)apply_factor((int32_t)reach, f) + 1);
+    int32_t *const gradient = holds_gradient(h->config) ? h->gradient : NULL;
+    const int at_once = held && !f.shift && !by.decay && by.whole; /* the last sample is added as the weights move */
+    const uint32_t before = held - (at_once ? 1 : 0);
+    if (f.shift && !gradient)
+        add_by_blocks(h, samples, errors, held, f);
+    else
+        for (uint32_t s = 0; s < before; s++)
+            add_sample(h, gradient ? gradient : h->momentum, samples + s * h->features, errors + s * h->classes);
+    if (!at_once) {
+        move_weights(h, gradient, f, by);
+        return;
+    }
+    const sample_loop loop = {
+        .x = samples + before * h->features,
+        .end = samples + held * h->features,
+        .classes = h->classes,
+        .errors = errors + before * h->classes,
+        .sum = gradient,
+        .weights = h->weights,
+        .momentum = h->momentum,
+        .keep = by.keep,
+    };
+    if (gradient)
+        by_threes(&loop, move_sum_3, move_sum_2, move_sum_1);
+    else
+        by_threes(&loop, move_3, move_2, move_1);
+}
 
-    move_biases(h, errors, pending, keep);
-    if (!has_momentum(h) && !is_short(h) && decay_part)
-        decay_weights(h->weights, count, decay_part);
-    if (h->gradient) {
-        add_gradient(h, f);
+/* The step where they have none. */
+static void step_in_place(const linear_head *h, const int8_t *samples, const int32_t *errors, uint32_t pending,
+                          mean_factor f, int32_t decay)
+{
+    if (!is_short(h) && decay)
+        decay_weights(h->weights, weight_count(h), decay);
+    if (is_short(h) && !f.shift && !decay && pending == 1) {
+        const sample_loop loop = {
+            .x = samples,
+            .end = samples + h->features,
+            .classes = h->classes,
+            .errors = errors,
+            .weights = h->weights,
+            .random = rounding_seed(h),
+        };
+        by_fives(&loop, move_short_5, move_short_2, move_short_1);
     } else if (is_short(h) || f.shift) {
         add_by_blocks(h, samples, errors, pending, f);
     } else {
         for (uint32_t s = 0; s < pending; s++)
-            add_sample(h, has_momentum(h) ? h->momentum : h->weights, samples + s * h->features,
-                       errors + s * h->classes);
+            add_sample(h, h->weights, samples + s * h->features, errors + s * h->classes);
     }
+}
+
+void take_step(const linear_head *h, const int8_t *samples, const int32_t *errors, uint32_t held, uint32_t pending,
+               uint32_t reach)
+{
+    const uint32_t steps = h->state->steps;
+    const mean_factor f = factor_of(h->config->batch, pending);
+    const float keep = h->config->momentum * (learning_rate(h, steps + 1) / learning_rate(h, steps));
+    const movement by = movement_of(keep, decay(h));
+    const uint32_t step = step_bound(h, known_bounds(h), (uint32_t)apply_factor((int32_t)reach, f) + 1);
+
+    move_biases(h, errors, pending, keep);
     if (has_momentum(h)) {
-        if (decay_part)
-            move_weights(h->weights, h->momentum, count, keep_part, decay_part);
-        else
-            move_weights(h->weights, h->momentum, count, keep_part, 0);
-        *h->momentum_bound = (uint32_t)multiply_high((int32_t)(2 * step), keep_part) + 1;
+        step_with_momentum(h, samples, errors, held, f, by);
+        *h->momentum_bound = (uint32_t)kept((int32_t)step, by) + 1;
+    } else {
+        step_in_place(h, samples, errors, pending, f, by.decay);
     }
     h->state->bound += step;
     h->state->steps++;

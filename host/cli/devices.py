@@ -69,11 +69,10 @@ NewClasses = Annotated[
     int, typer.Option(min=0, help="So many of the last classes come after the others have been learned.")
 ]
 Replay = Annotated[
-    bool | None,
+    bool,
     typer.Option(
         "--replay/--no-replay",
         help="Keep samples in what the head leaves of the budget, to learn them again beside new ones.",
-        show_default="where new classes come",
     ),
 ]
 
@@ -91,7 +90,7 @@ def simulate(
     seed: Seed = 0,
     lr: LearningRate = None,
     new_classes: NewClasses = 0,
-    replay: Replay = None,
+    replay: Replay = True,
     as_json: Json = False,
 ) -> None:
     """Learn a task on an emulated board, sample by sample; each is predicted before it is learned.
@@ -126,7 +125,7 @@ def device(
     seed: Seed = 0,
     lr: LearningRate = None,
     new_classes: NewClasses = 0,
-    replay: Replay = None,
+    replay: Replay = True,
     as_json: Json = False,
 ) -> None:
     """The session of `entropi simulate` with a board at a serial port (docs/simulate.md says what firmware it runs).
@@ -147,7 +146,7 @@ def device(
     _session(connect, "board at a serial port", bundle, folder, target, budget, plan, choices, as_json)
 
 
-def _plan_options(lr: float | None, new_classes: int, replay: bool | None) -> dict[str, Any]:
+def _plan_options(lr: float | None, new_classes: int, replay: bool) -> dict[str, Any]:
     """What plan_head is told. Raises ValueError for a learning rate that no head takes."""
     if lr is not None and not 0 < lr < LEARNING_RATE_LIMIT:
         raise ValueError(f"--lr {lr:g} is no learning rate; choose one above 0 and below {LEARNING_RATE_LIMIT:g}")
@@ -233,7 +232,7 @@ def report(
     budget: Budget = "48KiB",
     classes: Annotated[int, typer.Option(min=2, help="Classes of the head.")] = 10,
     new_classes: NewClasses = 0,
-    replay: Replay = None,
+    replay: Replay = True,
     picture: Annotated[
         Path | None, typer.Option(help="Draw bytes and instructions of every layer, as .png, .svg or .pdf.")
     ] = None,

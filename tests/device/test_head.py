@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from heads import head_bundle
+from heads import any_centering, head_bundle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -41,7 +41,7 @@ def trained(head: HeadConfig, data) -> HostDevice:
 
 def sgd_in_float64(head: HeadConfig, data) -> np.ndarray:
     """Softmax regression by SGD with momentum as PyTorch defines it (weight decay on weights alone), flushed."""
-    centers, gain = np.arange(FEATURES) - 5, 1 / 400
+    centering = any_centering(FEATURES)
     w = np.zeros((head.classes, FEATURES + 1))
     v = np.zeros_like(w)
     decay = np.r_[np.ones(FEATURES), 0] * head.weight_decay
@@ -49,7 +49,7 @@ def sgd_in_float64(head: HeadConfig, data) -> np.ndarray:
         batch = data[start : start + head.batch]
         gradient = np.zeros_like(w)
         for x, y in batch:
-            z = np.r_[(x.astype(float) - centers) * gain, 1.0]
+            z = np.r_[centering.standardised(x) * centering.gain, 1.0]
             p = np.exp(w @ z - (w @ z).max())
             gradient += np.outer(p / p.sum() - np.eye(head.classes)[y], z) / len(batch)
         v = head.momentum * v + gradient + decay * w
@@ -223,6 +223,20 @@ def test_a_class_takes_part_from_its_first_sample_on():
     device.learn_features(x, 4)
     assert device.predict_features(x)[1] < before
     assert not device.head()[: -head.classes].reshape(head.classes, FEATURES)[3].any()
+
+
+def test_a_new_class_is_told_from_old_ones_by_replay():
+    """Its own samples push no old class down once samples are kept: the first one has nothing to be told from."""
+    data = samples(300, seed=3)
+    old = [(x, y) for x, y in data if y < 3]
+    new = [next(x for x, y in data if y == label) for label in (3, 4)]
+    losses = {}
+    for replay in (0, 20):
+        device = trained(replace(HEAD, new_classes=2, replay=replay, batch=1), old)
+        weights = device.head()[: -HEAD.classes].reshape(HEAD.classes, FEATURES)
+        assert weights[:3].any(axis=1).all() and not weights[3:].any()
+        losses[replay] = device.learn_features(new[0], 3), device.learn_features(new[1], 4)
+    assert losses[20][0] == 0 and 0 < losses[20][1] < losses[0][1] and losses[0][0] > 1
 
 
 def test_replay_keeps_what_was_learned_before_a_new_class():

@@ -353,7 +353,7 @@ def test_a_code_is_no_longer_than_one_load_holds(k, fits):
 
 
 @pytest.mark.parametrize("optimize", ["size", "speed"])
-@pytest.mark.parametrize("last", ["centers", "parameters", "weights"])
+@pytest.mark.parametrize("last", ["scales", "parameters", "weights"])
 def test_the_runtime_is_clean_under_sanitisers(tmp_path, fuzz, optimize, last):
     """Random damage with a mended CRC, opened and run where every out-of-bounds access ends the program. What stands
     last in the image is what a decoder without checks would read beyond."""

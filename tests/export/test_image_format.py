@@ -104,12 +104,13 @@ def decode(image: bytes) -> dict:
 
     assert image[:4] == b"ENTR" and u(4, 2) == 4 and u(6, 2) == 64 and u(8, 4) == len(image)
     assert u(len(image) - 4, 4) == zlib.crc32(image[:-4])
-    assert image[53:64] == bytes(11)
+    assert image[53:56] == bytes(3) and image[60:64] == bytes(4)
     found = {
         "input": u(16, 2), "output": u(18, 2), "activation_bytes": u(20, 4), "scratch_words": u(24, 4),
         "features": u(28, 4), "input_scale": f(32), "gain": f(36), "input_zero_point": i(52, 1),
     }  # fmt: skip
     found["centers"] = np.frombuffer(image, np.int8, found["features"], u(40, 4))
+    found["scales"] = np.frombuffer(image, np.uint8, found["features"], u(56, 4))
     tensors = found["tensors"] = []
     for number in range(u(12, 2)):
         at = u(44, 4) + 16 * number
@@ -221,7 +222,8 @@ def test_scales_come_back(rows):
 def test_an_image_holds_the_network(density, optimize):
     network = residual_network(seed=5, channels=20, size=7, density=density)
     rng = np.random.default_rng(0)
-    centering = Centering(rng.integers(-128, 128, 80).astype(np.int8), 0.0125)
+    scales = rng.integers(0, 256, 80).astype(np.uint8)
+    centering = Centering(rng.integers(-128, 128, 80).astype(np.int8), 0.0125, scales)
     image, reports = write_image(network, centering, optimize)
     found = decode(image)
     places, activation_bytes = plan(network, optimize)
@@ -231,6 +233,7 @@ def test_an_image_holds_the_network(density, optimize):
     assert (found["input_scale"], found["gain"]) == (np.float32(0.05), np.float32(0.0125))
     assert found["input_zero_point"] == network.tensors[0].zero_point
     np.testing.assert_array_equal(found["centers"], centering.centers)
+    np.testing.assert_array_equal(found["scales"], centering.scales)
     for number, record in enumerate(found["tensors"]):
         t, place = network.tensors[number], places[number]
         expected = {"offset": place.offset, "shape": t.shape, "border": place.border, "zero_point": t.zero_point}
@@ -333,14 +336,18 @@ def test_what_just_fits_is_accepted_by_the_runtime():
     assert describe(write(conv(pixel(2, 4000), pixel()))).macs == 2
 
 
-def test_centering_is_of_mean_squared_norm_one():
-    features = np.random.default_rng(0).integers(-128, 128, (50, 12)).astype(np.int8)
+def test_centering_makes_features_deviate_alike_with_a_mean_squared_norm_of_one():
+    deviations = np.array([2, 3, 5, 10, 20, 40, 60])
+    features = np.random.default_rng(0).normal(9, deviations, (500, 7)).round().clip(-128, 127).astype(np.int8)
     centering = Centering.of(features)
-    seen = (features.astype(float) - centering.centers) * centering.gain
-    assert np.abs(seen.mean(axis=0) / centering.gain).max() <= 0.5
-    assert (seen**2).sum(axis=1).mean() == pytest.approx(1)
+    x = centering.standardised(features).astype(float)
+    assert np.abs(x.mean(axis=0)).max() <= 1 + 0.5 * centering.scales.max() / Centering.UNIT
+    np.testing.assert_allclose(np.sqrt((x**2).mean(axis=0)), Centering.DEVIATION, rtol=0.1)
+    assert ((x * centering.gain) ** 2).sum(axis=1).mean() == pytest.approx(1)
     constant = Centering.of(np.full((3, 4), 9, np.int8))
-    assert constant.gain == 1.0 and (constant.centers == 9).all()
+    assert constant.gain == 1.0 and (constant.centers == 9).all() and (constant.scales == Centering.UNIT).all()
+    quiet = Centering.of(np.repeat(np.array([[0], [1]], np.int8), 2, axis=1))
+    assert (quiet.scales == 255).all()
 
 
 def worked_example() -> Network:
@@ -353,7 +360,9 @@ def worked_example() -> Network:
 
 
 def test_the_documents_example_is_what_the_code_writes():
-    image, _ = write_image(worked_example(), Centering(np.arange(12).astype(np.int8) - 4, 0.125))
+    numbers = np.arange(12)
+    centering = Centering((numbers - 4).astype(np.int8), 0.125, (numbers + 10).astype(np.uint8))
+    image, _ = write_image(worked_example(), centering)
     dump = DOCUMENT.split("```hexdump\n")[1].split("```")[0]
     assert bytes.fromhex("".join(line.split("  ")[1] for line in dump.splitlines())) == image
     assert [int(line[:4], 16) for line in dump.splitlines()] == list(range(0, len(image), 16))

@@ -26,7 +26,7 @@ from entropi.export.sources import write_sources
 
 # The numbers of the README's main.
 HEAD = HeadConfig(
-    classes=10, batch=4, bytes_per_parameter=8, learning_rate=0.3, momentum=0.9, learning_rate_decay=4 / 3000
+    classes=10, batch=4, bytes_per_parameter=8, learning_rate=1.4, momentum=0.9, learning_rate_decay=4 / 500
 )
 # fast-math stands for a project's careless flags: the library has to give the same bits all the same.
 FLAGS = "-Wall -Wextra -Wpedantic -Werror -ffast-math"
