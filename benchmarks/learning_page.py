@@ -148,30 +148,18 @@ def recipes(content: dict) -> str:
 
 
 def new_classes(content: dict) -> str:
-    """Every sample once: in a random order, and new classes after the others."""
+    """Every sample once: in a random order, in runs of one class, and new classes after the others."""
     columns = (
-        "encoder",
-        "target",
-        ">samples kept",
-        ">all at once",
-        ">new ones later",
-        ">of old classes",
-        ">of new ones",
+        *("encoder", "target", ">samples kept", ">random order", ">runs of one class", ">new classes last"),
+        *(">of old ones", ">of new ones"),
     )
     lines = []
     for row in content["targets"]:
-        ways = {(way["new_classes"] > 0, way["replay"]): way["accuracy"] for way in row["ways"]}
+        ways = {(way["order"], way["replay"]): way["accuracy"] for way in row["ways"]}
         for kept in sorted({kept for _, kept in ways}):
-            later = ways[True, kept]
-            lines.append(
-                (
-                    encoder(row["encoder"]),
-                    target(row["target"]),
-                    str(kept),
-                    mean(ways[False, kept]["all"]),
-                    *(mean(later[part]) for part in ("all", "old", "new")),
-                )
-            )
+            found = [ways[order, kept]["all"] for order in ("random", "runs", "new")]
+            found += [ways["new", kept][part] for part in ("old", "new")]
+            lines.append((encoder(row["encoder"]), target(row["target"]), str(kept), *map(mean, found)))
     return markdown(columns, lines)
 
 
