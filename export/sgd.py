@@ -6,20 +6,24 @@ import numpy as np
 import torch
 
 from entropi.device.budget import BATCHES, recipe
+from entropi.export.image import Centering
 
 FOLDS = 4
 ROUNDS = 8  # through the samples that a head learns from
 MOMENTUM_BYTES = 8  # a parameter: what plan_head tries first
+FARTHEST = 128 / Centering.DEVIATION  # deviations
 
 
 def held_out(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """bool (N,): whether a head that has not learned this sample puts it into its class.
 
     `features` (N, F), `labels` (N,) of any integers. Each of four parts is judged by a head that learns the others, by
-    plan_head's recipe, from features as the device has them: centred, and divided by one number."""
+    plan_head's recipe, from features as the device has them: standardised, clamped beyond some deviations, and of mean
+    squared norm 1."""
     classes, codes = np.unique(labels, return_inverse=True)
-    centred = torch.as_tensor(features - features.mean(0), dtype=torch.float32)
-    x = centred / centred.square().sum(1).mean().sqrt().clamp(min=torch.finfo(torch.float32).tiny)
+    deviation = features.std(0)
+    x = ((features - features.mean(0)) / np.where(deviation > 0, deviation, 1)).clip(-FARTHEST, FARTHEST)
+    x = torch.as_tensor(x / max(np.sqrt(np.square(x).sum(1).mean()), np.finfo(float).tiny), dtype=torch.float32)
     order = np.random.default_rng(0).permutation(len(x))
     parts = np.array_split(order, min(FOLDS, len(x)))
     others = [np.setdiff1d(order, part) for part in parts]
