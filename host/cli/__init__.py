@@ -8,7 +8,7 @@ import sys
 import typer
 from rich.text import Text
 
-from entropi.host.cli import boards, devices, ladders, paper  # noqa: F401  each adds its commands
+from entropi.host.cli import boards, depth, devices, ladders, paper  # noqa: F401  each adds its commands
 from entropi.host.cli.common import app, err
 from entropi.host.cli.export import check_app, export_app
 

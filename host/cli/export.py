@@ -16,6 +16,8 @@ from entropi.host.tables import table
 export_app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode="rich", add_completion=False)
 check_app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode="rich", add_completion=False)
 
+DEPTH = "depth.json"  # stands in every folder of `entropi depth`
+
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")]
 
 
@@ -23,12 +25,25 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when some
 def export(
     source: Annotated[
         str,
-        typer.Argument(help="A ladder's folder, a .tflite file, or package.module:factory.", metavar="SOURCE"),
+        typer.Argument(
+            help="A folder of `entropi ladder` or `entropi depth`, a .tflite file, or package.module:factory.",
+            metavar="SOURCE",
+        ),
     ],
     folder: Annotated[Path, typer.Option("--out", help="Folder of the bundle.")],
-    rung: Annotated[str, typer.Option(help="Of a ladder: a number, or best, the choice of `entropi select`.")] = "best",
+    rung: Annotated[
+        str,
+        typer.Option(
+            help="Of a ladder: a number, or best, the choice of `entropi select`; of a reduced network: a step's "
+            "number, or best, the last within its allowed drop."
+        ),
+    ] = "best",
     target: Annotated[
-        str | None, typer.Option(help="Images that set the integer ranges; of a ladder, by default, the selection's.")
+        str | None,
+        typer.Option(
+            help="Images that set the integer ranges; by default those of a ladder's selection, of a reduced network's "
+            "source."
+        ),
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="Of a factory: the state dict, as .safetensors.")] = None,
     mean: Annotated[str | None, typer.Option(help="What is taken off pixel / 255, as 0.485,0.456,0.406.")] = None,
@@ -60,6 +75,9 @@ def export(
     elif ":" in source:
         _refuse("a factory", rung=rung != "best")
         report = _export_module(source, weights, folder, target, pixels, train_signatures, wanted)
+    elif (Path(source) / DEPTH).is_file():
+        _refuse("a reduced network", weights=weights, **pixels)
+        report = _export_step(Path(source), folder, rung, target, train_signatures, wanted)
     else:
         _refuse("a ladder", weights=weights, **pixels)
         report = _export_rung(Path(source), folder, rung, target, train_signatures, wanted)
@@ -104,6 +122,17 @@ def _export_rung(
     index = selection.rung if rung == "best" else _rung_number(rung, len(opened))
     dataset = data.load(target or selection.target)
     return {"rung": index, **_export_encoder(opened[index], dataset, folder, train_signatures, wanted)}
+
+
+def _export_step(
+    run: Path, folder: Path, step: str, target: str | None, train_signatures: bool, wanted: dict[str, Any]
+) -> dict[str, Any]:
+    from entropi.host.depth.reduction import Reduction
+
+    opened = Reduction.open(run)
+    chosen = opened.best if step == "best" else opened[_rung_number(step, len(opened))]
+    dataset = data.load(target or opened.source)
+    return {"step": chosen.index, **_export_encoder(chosen, dataset, folder, train_signatures, wanted)}
 
 
 def _export_module(
@@ -184,7 +213,7 @@ def _per_channel(name: str, values: tuple[float, ...], channels: int) -> tuple[f
 
 def _rung_number(text: str, count: int) -> int:
     if not text.isdecimal() or int(text) >= count:
-        raise ValueError(f"--rung {text!r} is no rung of this ladder; give best or a number from 0 to {count - 1}")
+        raise ValueError(f"--rung {text!r} is not in this folder; give best or a number from 0 to {count - 1}")
     return int(text)
 
 

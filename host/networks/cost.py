@@ -140,9 +140,10 @@ def macs(model: nn.Module, input_shape: tuple[int, int, int]) -> list[LayerMacs]
         for name, module in model.named_modules()
         if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear))
     ]
+    parameter = next(model.parameters())
     try:
         with torch.no_grad():
-            model.eval()(torch.zeros(1, *input_shape, device=next(model.parameters()).device))
+            model.eval()(torch.zeros(1, *input_shape, device=parameter.device, dtype=parameter.dtype))
     finally:
         for hook in hooks:
             hook.remove()

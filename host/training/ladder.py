@@ -10,11 +10,9 @@ goes on where it stopped and ends with the same bytes (same machine, torch versi
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -23,23 +21,29 @@ import numpy as np
 import torch
 from torch import nn
 
-from entropi.device.files import write_atomically, write_json
+from entropi.device.files import write_json
 from entropi.host import data, entropy
 from entropi.host.networks import archs
 from entropi.host.networks.inference import MEAN, STD, outputs, top1
 from entropi.host.progress import Progress
-from entropi.host.training import pruning, tensors
+from entropi.host.training import pruning
 from entropi.host.training.engine import Engine, engine
+from entropi.host.training.runs import (
+    CHECKPOINT,
+    RunError,
+    check_stored,
+    compare,
+    read,
+    store,
+    stored,
+    train,
+    using_threads,
+)
 from entropi.host.training.schedule import PRESETS, Schedule
 from entropi.host.training.trainer import Task, Trainer
 
 FORMAT = 2
 LADDER = "ladder.json"
-CHECKPOINT = "checkpoint.safetensors"
-
-
-class LadderError(ValueError):
-    """The folder is no ladder, is damaged, or was built with other settings."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +74,8 @@ class Rung:
         return f"{self.arch}-rung{self.index:02d}"
 
     def state(self) -> dict[str, torch.Tensor]:
-        """The state dict, dense. Raises LadderError where the file is damaged."""
-        content = _read(self.path)
-        if hashlib.sha256(content).hexdigest() != self.metadata["sha256"]:
-            raise LadderError(
-                f"{self.path} is damaged: {len(content)} bytes whose SHA-256 differs from the one in {LADDER} "
-                f"({self.metadata['bytes']} bytes were written); restore it or build again in an empty folder"
-            )
-        return tensors.unpack(content, self.path)[0]
+        """The state dict, dense. Raises RunError where the file is damaged."""
+        return stored(self.path, self.metadata)
 
     def model(self) -> nn.Module:
         """The whole network in evaluation mode, head of the source task included."""
@@ -146,30 +144,23 @@ class Ladder(Sequence[Rung]):
 
     @classmethod
     def open(cls, path: str | Path) -> Ladder:
-        """Open a ladder, finished or not. Raises LadderError naming what is missing or malformed."""
+        """Open a ladder, finished or not. Raises RunError naming what is missing or malformed."""
         path = Path(path)
         if not (path / LADDER).is_file():
-            raise LadderError(f"{path} is no ladder: {LADDER} is missing; build one with entropi ladder --out {path}")
+            raise RunError(f"{path} is no ladder: {LADDER} is missing; build one with entropi ladder --out {path}")
         try:
-            content = json.loads(_read(path / LADDER))
+            content = json.loads(read(path / LADDER))
             if content["format"] != FORMAT:
-                raise LadderError(f"{path / LADDER} has format {content['format']}; this version reads {FORMAT}")
+                raise RunError(f"{path / LADDER} has format {content['format']}; this version reads {FORMAT}")
             ladder = cls(path, content)
-        except LadderError:
+        except RunError:
             raise
         except (KeyError, TypeError, ValueError) as error:
-            raise LadderError(
+            raise RunError(
                 f"{path / LADDER} is damaged ({error!r}); restore it or build again in an empty folder"
             ) from error
         for rung in ladder:
-            if not rung.path.is_file():
-                raise LadderError(f"{rung.path} is missing; restore it or build again in an empty folder")
-            size = rung.path.stat().st_size
-            if size != rung.metadata["bytes"]:
-                raise LadderError(
-                    f"{rung.path} is damaged: it has {size} bytes and was written with {rung.metadata['bytes']}; "
-                    "restore it or build again in an empty folder"
-                )
+            check_stored(rung.path, rung.metadata)
         return ladder
 
     @classmethod
@@ -188,7 +179,7 @@ class Ladder(Sequence[Rung]):
 
         `source` is what data.load takes, or a Dataset. `threads` is how many torch may use; None: as many as
         the folder was begun with, or torch's own number. `progress` is called after every optimiser step with
-        (steps done, steps in all, text). Raises LadderError when the folder was begun with other settings,
+        (steps done, steps in all, text). Raises RunError when the folder was begun with other settings,
         TrainingError when the loss diverges, ValueError for unknown names."""
         path = Path(path)
         begun = cls.open(path) if (path / LADDER).exists() else None
@@ -204,7 +195,7 @@ class Ladder(Sequence[Rung]):
             "schedule": asdict(schedule),
         }
         if begun is not None:
-            _compare(path, begun.settings, settings)
+            compare(path, begun.settings, settings)
             if begun.complete and isinstance(source, str):
                 return begun
         archs.check(arch)
@@ -219,11 +210,11 @@ class Ladder(Sequence[Rung]):
         }
         check_parts(schedule, len(dataset.train), work)
         if begun is not None:
-            _compare(path, begun.settings, settings)
+            compare(path, begun.settings, settings)
         elif work.rank == 0:
             _begin(path, settings, dataset, work)
         work.wait()
-        with _threads(threads):
+        with using_threads(threads):
             while not (ladder := cls.open(path)).complete:
                 ladder._climb(dataset, work, progress or (lambda done, total, text: None))
                 work.wait()
@@ -251,12 +242,8 @@ class Ladder(Sequence[Rung]):
         if work.rank:
             return
         file = self.path / f"rung-{index:02d}.safetensors"
-        content = tensors.pack(model.state_dict(), {"arch": self.arch, "index": index, **entry})
-        write_atomically(file, content)
-        entry |= {
-            "file": file.name,
-            "bytes": len(content),
-            "sha256": hashlib.sha256(content).hexdigest(),
+        kept = store(file, model.state_dict(), {"arch": self.arch, "index": index, **entry})
+        entry |= kept | {
             "seconds": round(time.perf_counter() - started, 2),
             "torch": torch.__version__,
         }
@@ -279,27 +266,8 @@ class Ladder(Sequence[Rung]):
             masks = {weights[name]: mask for name, mask in masks.items()}
         task = Task.of(dataset.train, work, self.precision)
         trainer = Trainer(model.to(work.device), task, plan, masks)
-        for epoch in range(self._resume(index, trainer), plan.epochs):
-            begin = epoch * trainer.steps_an_epoch
-            trainer.epoch(epoch, (self.seed, index), lambda step, b=begin: on_step(b + step))
-            if epoch + 1 < plan.epochs and work.rank == 0:
-                self._checkpoint(index, epoch + 1, trainer)
+        train(trainer, self.path, {"rung": index}, (self.seed, index), on_step)
         return model
-
-    def _checkpoint(self, index: int, epochs: int, trainer: Trainer) -> None:
-        metadata = {"rung": index, "epochs": epochs}
-        write_atomically(self.path / CHECKPOINT, tensors.pack(trainer.state(), metadata))
-
-    def _resume(self, index: int, trainer: Trainer) -> int:
-        """Bring back the checkpoint of this rung; returns how many of its epochs are done."""
-        file = self.path / CHECKPOINT
-        if not file.exists():
-            return 0
-        state, metadata = tensors.unpack(_read(file), file)
-        if metadata["rung"] != index:  # of the rung before: killed between finishing it and clearing up
-            return 0
-        trainer.restore(state)
-        return metadata["epochs"]
 
 
 def check_parts(schedule: Schedule, size: int, work: Engine) -> None:
@@ -346,31 +314,3 @@ def _alpha(model: nn.Module, nonzeros: int, counts: str) -> float:
         return nonzeros / weights
     total = sum(parameter.numel() for parameter in model.parameters())
     return (total - weights + nonzeros) / total
-
-
-def _compare(path: Path, old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> None:
-    for name, value in new.items():
-        if isinstance(value, dict):
-            _compare(path, old[name], value, f"{name}.")
-        elif old[name] != value:
-            raise LadderError(
-                f"{path} was begun with {prefix}{name} = {old[name]!r} and is now asked for {value!r}; "
-                "ask for the old value or choose another folder"
-            )
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise LadderError(f"{path} cannot be read ({error.strerror}); restore it") from error

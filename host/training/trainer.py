@@ -87,14 +87,21 @@ class Task:
 
 
 class Trainer:
-    """Trains one model on one task; pruned weights, those that `masks` leaves out, must be zero and stay so."""
+    """Trains one model on one task; pruned weights, those that `masks` leaves out, must be zero and stay so. What
+    `penalty` gives after a forward pass is added to the loss."""
 
     def __init__(
-        self, model: nn.Module, task: Task, plan: Optimisation, masks: dict[nn.Parameter, torch.Tensor] | None = None
+        self,
+        model: nn.Module,
+        task: Task,
+        plan: Optimisation,
+        masks: dict[nn.Parameter, torch.Tensor] | None = None,
+        penalty: Callable[[], torch.Tensor] | None = None,
     ) -> None:
         self.model = model
         self.task = task
         self.plan = plan
+        self.penalty = penalty
         self.optimiser = _sgd(model, plan)
         self._model, self._optimiser = task.engine.setup(model, self.optimiser)
         self._masks = [(weight, torch.zeros_like(weight).copy_(mask)) for weight, mask in (masks or {}).items()]
@@ -141,6 +148,8 @@ class Trainer:
                 mine = slice(engine.rank, None, engine.processes)
                 with engine.autocast(task.precision):
                     loss = F.cross_entropy(self._model(normalise(images[mine])), task.labels[index[mine]])
+                if self.penalty:
+                    loss = loss + self.penalty()
                 value = engine.mean(loss)
                 if not math.isfinite(value):
                     raise TrainingError(

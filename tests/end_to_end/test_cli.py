@@ -20,7 +20,7 @@ from entropi.host.entropy import DEFAULT
 BIN = Path(sys.executable).parent
 
 
-COMMANDS = ("", "demo", "ladder", "select", "simulate", "device", "report", "boards", "archs", "reproduce")
+COMMANDS = ("", "demo", "ladder", "depth", "select", "simulate", "device", "report", "boards", "archs", "reproduce")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -14,6 +14,7 @@ ALLOWED = {
     "firmware_sim": {"firmware_sim", "device"},
     "host": {"host", "export", "firmware_sim", "device"},
     "host/data": {"host.data", "device"},
+    "host/depth": {"host.depth", "host.training", "host.networks", "host.data", "host.progress", "device"},
     "host/networks": {"host.networks", "host.data"},
     "host/session": {"host.session", "host.data", "host.lesson", "host.figures", "host.progress", "device"},
     "host/training": {"host.training", "host.networks", "host.data", "host.entropy", "host.progress", "device"},

@@ -13,7 +13,8 @@ from entropi.host import cli, data
 from entropi.host.data import characters
 from entropi.host.networks.inference import accuracy
 from entropi.host.training import engine, pruning
-from entropi.host.training.ladder import Ladder, LadderError, check_parts
+from entropi.host.training.ladder import Ladder, check_parts
+from entropi.host.training.runs import RunError
 from entropi.host.training.schedule import PRESETS, Schedule
 from entropi.host.training.trainer import TrainingError
 
@@ -90,7 +91,7 @@ def copy(tiny_ladder, tmp_path):
 def test_truncated_rung_is_named_at_opening(copy):
     file = copy / "rung-01.safetensors"
     file.write_bytes(file.read_bytes()[:-1000])
-    with pytest.raises(LadderError, match=r"rung-01\.safetensors is damaged: it has \d+ bytes"):
+    with pytest.raises(RunError, match=r"rung-01\.safetensors is damaged: it has \d+ bytes"):
         Ladder.open(copy)
 
 
@@ -101,21 +102,21 @@ def test_flipped_bit_is_named_at_reading(copy):
     file.write_bytes(content)
     ladder = Ladder.open(copy)
     ladder[1].model()
-    with pytest.raises(LadderError, match=r"rung-02\.safetensors is damaged.*SHA-256") as caught:
+    with pytest.raises(RunError, match=r"rung-02\.safetensors is damaged.*SHA-256") as caught:
         ladder[2].model()
     assert "\n" not in str(caught.value)
 
 
 def test_missing_rung_is_named(copy):
     (copy / "rung-00.safetensors").unlink()
-    with pytest.raises(LadderError, match=r"rung-00\.safetensors is missing"):
+    with pytest.raises(RunError, match=r"rung-00\.safetensors is missing"):
         Ladder.open(copy)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "\0", '{"format": 1}', '{"format": 99}'])
 def test_damaged_index_is_named(copy, content):
     (copy / "ladder.json").write_text(content)
-    with pytest.raises(LadderError, match=r"ladder\.json (is damaged|has format)"):
+    with pytest.raises(RunError, match=r"ladder\.json (is damaged|has format)"):
         Ladder.open(copy)
 
 
@@ -129,7 +130,7 @@ def test_damaged_checkpoint_is_named(tiny, tiny_source, copy):
 
 
 def test_a_folder_without_a_ladder(tmp_path):
-    with pytest.raises(LadderError, match=r"ladder\.json is missing; build one"):
+    with pytest.raises(RunError, match=r"ladder\.json is missing; build one"):
         Ladder.open(tmp_path)
 
 
@@ -145,7 +146,7 @@ def test_a_folder_without_a_ladder(tmp_path):
 )
 def test_other_settings_are_refused(tiny, tiny_source, tiny_ladder, change, message):
     settings = {"source": tiny_source, "schedule": tiny.SCHEDULE, "seed": 3, "threads": 1, "arch": "resnet8"} | change
-    with pytest.raises(LadderError, match=message) as caught:
+    with pytest.raises(RunError, match=message) as caught:
         Ladder.build(tiny_ladder.path, **settings)
     assert "\n" not in str(caught.value) and "choose another folder" in str(caught.value)
 
@@ -153,7 +154,7 @@ def test_other_settings_are_refused(tiny, tiny_source, tiny_ladder, change, mess
 def test_other_settings_are_refused_before_the_first_rung_is_there(tiny, tiny_source, tiny_ladder, tmp_path):
     content = json.loads((tiny_ladder.path / "ladder.json").read_text()) | {"rungs": []}
     (tmp_path / "ladder.json").write_text(json.dumps(content))
-    with pytest.raises(LadderError, match="seed = 3 and is now asked for 4"):
+    with pytest.raises(RunError, match="seed = 3 and is now asked for 4"):
         Ladder.build(tmp_path, arch="resnet8", source=tiny_source, schedule=tiny.SCHEDULE, seed=4)
     assert json.loads((tmp_path / "ladder.json").read_text()) == content
 
@@ -161,7 +162,7 @@ def test_other_settings_are_refused_before_the_first_rung_is_there(tiny, tiny_so
 def test_other_images_under_the_same_name_are_refused(tiny, tiny_source, tiny_ladder):
     other = characters.draw(96, torch.Generator().manual_seed(1))
     source = data.Dataset(tiny_source.name, tiny_source.classes, other, tiny_source.test)
-    with pytest.raises(LadderError, match="source_sha256"):
+    with pytest.raises(RunError, match="source_sha256"):
         tiny.build(tiny_ladder.path, source)
 
 

@@ -9,6 +9,7 @@ optimiser step N; rename:NAME, about to move a file over NAME; remove:NAME, abou
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -34,7 +35,7 @@ def build(path: Path, source: Dataset, progress=None) -> Ladder:
     return Ladder.build(path, arch="resnet8", source=source, schedule=SCHEDULE, seed=3, threads=1, progress=progress)
 
 
-def build_until(folder: Path, event: str) -> None:
+def build_until(build: Callable, folder: Path, event: str) -> None:
     kind, _, where = event.partition(":")
 
     def die() -> None:
@@ -54,16 +55,16 @@ def build_until(folder: Path, event: str) -> None:
     build(folder, source, step)
 
 
-def main(folder: Path, events: list[str]) -> None:
+def main(folder: Path, events: list[str], build: Callable = build, reopen: Callable = Ladder.open) -> None:
     with torch.device("meta"):
         archs.build("resnet8", 2)  # makes torch import, once for all, what takes it seconds
     for event in events:
         process = os.fork()  # nothing has run on torch's threads yet, so the child may use them
         if process == 0:
-            build_until(folder, event)
+            build_until(build, folder, event)
             os._exit(0)
         status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-        print(event, status, len(Ladder.open(folder)), flush=True)
+        print(event, status, len(reopen(folder)), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,90 @@
+"""`entropi depth`, and its steps through `entropi-export` onto the emulated board."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from entropi.host import cli
+from entropi.host.depth.reduction import Reduction
+
+NETWORK = """
+from torch import nn
+
+def small(classes):
+    return nn.Sequential(
+        nn.Conv2d(3, 12, 3, 2, 1), nn.BatchNorm2d(12), nn.ReLU(inplace=True),
+        nn.Conv2d(12, 4, 1), nn.ReLU(), nn.Conv2d(4, 8, 3, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(8, classes),
+    )
+"""
+OPTIONS = ("--method", "easier", "--arch", "mynets:small", "--source", "builtin:digits", "--preset", "smoke")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with mynets.py, where a user works."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "mynets.py").write_text(NETWORK)
+    return tmp_path
+
+
+def test_depth_then_export_then_the_emulated_board(run, here):
+    status, out, err = run("depth", *OPTIONS, "--max-drop", "100", "--samples-step", "128", "--out", "runs/d", "--json")
+    assert status == 0, err
+    content = json.loads(out)
+    assert [step["removed"] for step in content["steps"]] == [0, 1, 2] and content["best"] == 2
+    assert [step["layers"] for step in content["steps"]] == [3, content["steps"][1]["layers"], 2]
+    assert content["merges"][0]["layers"] == ["0", "3"] and content["error"] == 0
+
+    built = {}
+    for rung in (0, "best"):
+        arguments = ("runs/d", "--rung", rung, "--max-drop", "100", "--out", f"build/{rung}", "--json")
+        status, out, err = run(*arguments, main=cli.export_main)
+        assert status == 0, err
+        built[rung] = json.loads(out)
+    assert (built[0]["name"], built["best"]["step"]) == ("mynets:small-easier00", 2)
+    assert built["best"]["macs"] < built[0]["macs"] and built["best"]["image_bytes"] < built[0]["image_bytes"]
+    assert built["best"]["dense_macs"] <= Reduction.open("runs/d").best.cost["dense_macs"]
+    status, out, err = run("check", "build/best", "--json", main=cli.export_main)
+    assert status == 0 and json.loads(out)["passed"], err
+
+    before = {file.name: file.read_bytes() for file in (here / "runs/d").iterdir()}
+    status, out, err = run("depth", "--out", "runs/d")
+    assert status == 0 and "step 2 is the last within 100 points" in out, err
+    assert "merged: 0, 3:" in out
+    assert before == {file.name: file.read_bytes() for file in (here / "runs/d").iterdir()}
+    status, _, err = run("depth", "--out", "runs/d", "--seed", "1")
+    assert status == 1 and "seed = 0 and is now asked for 1" in err.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--method", "shallow"), "choose from egp, nepenthe, easier, lacoot"),
+        (("--zeta", "0.5"), "easier has no parameter zeta"),
+        (("--preset", "quick"), "choose from paper, short, smoke, demo"),
+        (("--method", "lacoot", "--arch", "vgg16_bn", "--source", "builtin:digits"), "has no block with a shortcut"),
+        (("--from", "nowhere"), "nowhere is no ladder"),
+        (("--source", "builtin:digits8x8"), "has 1 channels"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(run, here, arguments, says):
+    status, out, err = run("depth", "--out", "new", *arguments)
+    last = err.strip().splitlines()[-1]
+    assert status == 1 and out == "" and last.startswith("error: ") and says in last
+    assert not (here / "new").exists()
+
+
+def test_wrong_use_is_status_2(run, here):
+    assert run("depth", "--rung", "3", "--out", "new")[0] == 2
+    assert run("depth", "--max-drop", "-1", "--out", "new")[0] == 2
+
+
+def test_a_step_that_is_not_there(run, here):
+    (here / "runs").mkdir()
+    (here / "runs" / "depth.json").write_text("{}")
+    status, _, err = run("runs", "--out", "build", main=cli.export_main)
+    assert status == 1 and "depth.json is damaged" in err
