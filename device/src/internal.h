@@ -10,6 +10,35 @@
 #error "entropi needs an int of 32 bits; cores of 8 and 16 bits are not supported"
 #endif
 
+/* What the linker calls the functions that the files share: none may meet one of the firmware's own. */
+#define add_sample entropi_add_sample
+#define draw_sample entropi_draw_sample
+#define exp_negative entropi_exp_negative
+#define head_format entropi_head_format
+#define keep_sample entropi_keep_sample
+#define locate_head entropi_locate_head
+#define log_above_one entropi_log_above_one
+#define make_room entropi_make_room
+#define put entropi_put
+#define read_header entropi_read_header
+#define read_layer entropi_read_layer
+#define read_tensor entropi_read_tensor
+#define read_weight entropi_read_weight
+#define run_add entropi_run_add
+#define run_conv entropi_run_conv
+#define run_copy entropi_run_copy
+#define run_mean entropi_run_mean
+#define run_mul entropi_run_mul
+#define run_pool entropi_run_pool
+#define run_softmax entropi_run_softmax
+#define run_table entropi_run_table
+#define score_classes entropi_score_classes
+#define standardise entropi_standardise
+#define start_again entropi_start_again
+#define start_head entropi_start_head
+#define take_step entropi_take_step
+#define validate_layers entropi_validate_layers
+
 /* A kernel whose arguments are constants where it is used: one specialised copy a use, at -Os too. */
 #if defined(__GNUC__)
 #define SPECIALISE static inline __attribute__((always_inline))
