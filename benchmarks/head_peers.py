@@ -102,9 +102,9 @@ def ours(task: Task) -> list[Peer]:
 
 
 OPTIMISERS = {
-    "SGD": (torch.optim.SGD, {}, (1.0, 3.0, 10.0, 30.0), 0, 1),
-    "SGD with momentum": (torch.optim.SGD, {"momentum": 0.9}, (0.1, 0.3, 1.0, 3.0), 1, 2),
-    "Adam": (torch.optim.Adam, {}, (0.003, 0.01, 0.03, 0.1, 0.3, 1.0), 2, 4),  # a root and a quotient beside
+    "SGD": (torch.optim.SGD, {}, (0.3, 1.0, 3.0, 10.0, 30.0), 0, 1),
+    "SGD with momentum": (torch.optim.SGD, {"momentum": 0.9}, (0.03, 0.1, 0.3, 1.0, 3.0), 1, 2),
+    "Adam": (torch.optim.Adam, {}, (0.003, 0.01, 0.03, 0.1, 0.3), 2, 4),  # a root and a quotient beside
 }
 
 
@@ -159,8 +159,8 @@ def scikit_learn(task: Task) -> list[Peer]:
         setting = {"schedule": schedule, "rate": rate}
         return Peer("scikit-learn, SGDClassifier", setting, run, held, 2 * size)
 
-    return [peer("constant", rate) for rate in (0.1, 0.3, 1.0, 3.0)] + [
-        peer("invscaling", rate) for rate in (3.0, 10.0, 30.0, 100.0, 300.0)
+    return [peer("constant", rate) for rate in (0.03, 0.1, 0.3, 1.0, 3.0)] + [
+        peer("invscaling", rate) for rate in (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
     ]
 
 
@@ -189,7 +189,7 @@ def litert(task: Task) -> list[Peer]:
 
         return Peer("LiteRT, training signatures", {"rate": rate}, run, held, (2 + 2 / BATCH) * size)
 
-    return [peer(rate) for rate in (0.01, 0.03, 0.1, 0.3)]
+    return [peer(rate) for rate in (0.01, 0.03, 0.1, 0.3, 1.0)]
 
 
 def compared(task: Task, seeds: int) -> dict:
