@@ -122,7 +122,10 @@ class Maker:
 
     def two(self, source: int) -> None:
         kind = int(self.rng.choice((ADD, SUB, MUL)))
-        real = (10 ** self.rng.uniform(-3, -0.5),) if kind == MUL else (*self.rng.uniform(0.1, 0.5, 2), 2 / (1 << 20))
+        if kind == MUL:
+            real = (10 ** self.rng.uniform(-3, -0.5),)
+        else:  # the larger of both scales is one half of their common one
+            real = (*self.rng.permutation((0.5, self.rng.uniform(0.1, 0.5))), 2 / (1 << 20))
         scales = tuple(quantise_multiplier(float(scale)) for scale in real)
         self.append(kind, (source, source), self.tensor(*self.network.tensors[source].shape), scales=scales)
 

@@ -6,6 +6,7 @@ core; benchmarks/instruction_costs.py measures it."""
 from __future__ import annotations
 
 import json
+import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from entropi.export.image import CLIPPED, HEADER, LAYER, TENSOR
 from entropi.export.rows import SHIFT_BYTE
 
 COSTS = Path(__file__).with_name("costs.json")
+ELEMENTWISE = ("add", "sub", "mul")
+PART = 64  # values that an elementwise layer takes at a time
+ONE_HALF = (1 << 30, 0)  # multiplier and shift
 SCALES_HEADER = 4  # bytes of a convolution's parameters before the first row's
 
 
@@ -72,6 +76,8 @@ class Record:
     groups: int
     weight_bytes: int
     rows: int
+    second: Activation | None  # of add, sub and mul
+    rounded: int  # of add and sub: how many operands have another scale than one half
     first: int  # of a copy: the channel that it begins at
 
 
@@ -86,12 +92,17 @@ def records(image: bytes, layers: Sequence[Mapping]) -> list[Record]:
         source, out = activations[fields[2]], activations[fields[4]]
         window = fields[5:7], fields[7:9], fields[9:11], fields[11:13], fields[1] == CLIPPED
         parameters_at, weight_bytes = fields[16], fields[18]
-        rows = out.channels
+        rows, second, rounded = out.channels, None, 0
+        if layer["kind"] in ELEMENTWISE:
+            second = activations[fields[3]]
+        if layer["kind"] in ("add", "sub"):
+            scales = struct.unpack_from("<4i", image, parameters_at)
+            rounded = sum(scale != ONE_HALF for scale in (scales[:2], scales[2:]))
         if layer["kind"] == "conv":
             bias_bytes, shift = image[parameters_at + 1 : parameters_at + 3]
             with_weights = 4 + bias_bytes + (shift == SHIFT_BYTE)  # bytes; a row without has one
             rows = (layer["bytes"] - weight_bytes - SCALES_HEADER - rows) // (with_weights - 1)
-        found.append(Record(source, out, *window, fields[13], weight_bytes, rows, first=fields[3]))
+        found.append(Record(source, out, *window, fields[13], weight_bytes, rows, second, rounded, first=fields[3]))
     return found
 
 
@@ -164,6 +175,19 @@ def _conv(layer: Mapping, record: Record) -> Counter[str]:
     return found
 
 
+def _elementwise(record: Record) -> dict[str, int]:
+    """How the values of a layer of two operands lie in lines, and these in parts (layers.c)."""
+    a, b, out = record.source, record.second, record.out
+    lines, length = out.lines, out.width
+    if b.size == out.size and a.pitch == b.pitch == out.pitch:
+        lines, length = out.channels, (out.height - 1) * out.pitch + out.width
+        if b.channels == out.channels and a.plane == b.plane == out.plane == out.positions:
+            lines, length = 1, out.values
+    values = lines * length
+    counts = {"value": values, "rounded value": values * record.rounded}
+    return counts | {"part": lines * -(-length // PART), "line": lines, "channel": out.channels}
+
+
 def _loops(layer: Mapping, record: Record) -> dict[str, int]:
     """How often each loop of a layer that is no convolution runs, but for those of its border."""
     kind, source, out = layer["kind"], record.source, record.out
@@ -180,6 +204,8 @@ def _loops(layer: Mapping, record: Record) -> dict[str, int]:
         return {"input": source.values, "line": source.lines}
     if kind == "softmax":
         return {"output": out.values, "position": out.positions}
+    if kind in ELEMENTWISE:
+        return _elementwise(record)
     return {"output": out.values, "line": out.lines, "channel": out.channels}
 
 
