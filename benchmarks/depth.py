@@ -99,7 +99,7 @@ def picture(rows: list[dict], path: Path) -> None:
                     axes.plot(*values, marker="o", markersize=4, linewidth=1.3, color=colour, label=method)
             axes.set_xscale("log")
             axes.set_xlabel({"instructions": "instructions an image, Cortex-M4", "flash": "flash, bytes"}[key])
-            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            axes.yaxis.set_major_formatter(PercentFormatter(1))
             tidy(axes)
         line[0].set_title(arch, loc="left", fontsize=11)
         line[0].set_ylabel("test accuracy")

@@ -30,6 +30,7 @@ from entropi.host.depth import graph, lacoot, methods, schedules, signs
 from entropi.host.depth.fold import Folded, fold, summary
 from entropi.host.depth.graph import Block, Edit
 from entropi.host.depth.methods import Method
+from entropi.host.depth.statistics import recalibrate
 from entropi.host.networks import archs
 from entropi.host.networks.inference import MEAN, STD, normalise, outputs, top1
 from entropi.host.progress import Progress
@@ -278,6 +279,8 @@ class Reduction(Sequence[Step]):
         training, validation = _divided(dataset.train, self.seed)
         net, edits = self._network(index, start)
         self._train(index, net, training, start, work, progress)
+        if self.method.removes == "weights" and index:
+            recalibrate(net, training)
         found = signs.measure(net, training)
         net.cpu()
         if self.method.removes == "weights" and index:
