@@ -124,8 +124,9 @@ class Maker:
         kind = int(self.rng.choice((ADD, SUB, MUL)))
         if kind == MUL:
             real = (10 ** self.rng.uniform(-3, -0.5),)
-        else:  # the larger of both scales is one half of their common one
-            real = (*self.rng.permutation((0.5, self.rng.uniform(0.1, 0.5))), 2 / (1 << 20))
+        else:  # the larger of both scales is one half of their common one, and so may be the other
+            other = min(self.rng.uniform(0.1, 0.7), 0.5)
+            real = (*self.rng.permutation((0.5, other)), 2 / (1 << 20))
         scales = tuple(quantise_multiplier(float(scale)) for scale in real)
         self.append(kind, (source, source), self.tensor(*self.network.tensors[source].shape), scales=scales)
 
