@@ -76,7 +76,8 @@ class Maker:
     def append(self, kind: int, inputs: Sequence[int], out: Tensor, **fields) -> None:
         number = self.network.output = len(self.network.tensors)
         self.network.tensors[number] = out
-        self.network.layers.append(Layer(kind, f"layer {number}", tuple(inputs), number, -128, 127, **fields))
+        low = -128 if self.rng.random() < 0.7 else out.zero_point
+        self.network.layers.append(Layer(kind, f"layer {number}", tuple(inputs), number, low, 127, **fields))
 
     def window(self, source: Tensor, kernels: Sequence[int]) -> tuple[dict, tuple[int, int]] | None:
         """Kernel, stride and padding that the source has room for, and the size of what comes out."""

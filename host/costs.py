@@ -78,6 +78,7 @@ class Record:
     rows: int
     second: Activation | None  # of add, sub and mul
     rounded: int  # of add and sub: how many operands have another scale than one half
+    clamped: bool  # to less than all of int8
     first: int  # of a copy: the channel that it begins at
 
 
@@ -92,7 +93,7 @@ def records(image: bytes, layers: Sequence[Mapping]) -> list[Record]:
         source, out = activations[fields[2]], activations[fields[4]]
         window = fields[5:7], fields[7:9], fields[9:11], fields[11:13], fields[1] == CLIPPED
         parameters_at, weight_bytes = fields[16], fields[18]
-        rows, second, rounded = out.channels, None, 0
+        rows, second, rounded, clamped = out.channels, None, 0, fields[14:16] != (-128, 127)
         if layer["kind"] in ELEMENTWISE:
             second = activations[fields[3]]
         if layer["kind"] in ("add", "sub"):
@@ -102,7 +103,9 @@ def records(image: bytes, layers: Sequence[Mapping]) -> list[Record]:
             bias_bytes, shift = image[parameters_at + 1 : parameters_at + 3]
             with_weights = 4 + bias_bytes + (shift == SHIFT_BYTE)  # bytes; a row without has one
             rows = (layer["bytes"] - weight_bytes - SCALES_HEADER - rows) // (with_weights - 1)
-        found.append(Record(source, out, *window, fields[13], weight_bytes, rows, second, rounded, first=fields[3]))
+        found.append(
+            Record(source, out, *window, fields[13], weight_bytes, rows, second, rounded, clamped, first=fields[3])
+        )
     return found
 
 
@@ -153,6 +156,7 @@ def _conv(layer: Mapping, record: Record) -> Counter[str]:
     if height * width == 1 and all(met.all() for met in inside):
         planes = rows  # the channels are walked as columns of one
     found = Counter({f"{kind}: row": rows, f"{kind}: output": rows * out.positions})
+    found["conv: clamped output"] = rows * out.positions * record.clamped
     for tile, y, count in _tiles(record, inside[0] == height):
         lines = inside[0][y]
         found[f"{kind}: {tile}, row"] += count * rows
@@ -184,7 +188,7 @@ def _elementwise(record: Record) -> dict[str, int]:
         if b.channels == out.channels and a.plane == b.plane == out.plane == out.positions:
             lines, length = 1, out.values
     values = lines * length
-    counts = {"value": values, "rounded value": values * record.rounded}
+    counts = {"value": values, "rounded value": values * record.rounded, "clamped value": values * record.clamped}
     return counts | {"part": lines * -(-length // PART), "line": lines, "channel": out.channels}
 
 
