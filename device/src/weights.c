@@ -59,8 +59,8 @@ static inline int32_t add_high(int32_t sum, int32_t a, int32_t b)
 #endif
 }
 
-/* A weight of 16 bits is rounded up as often as its fraction says: a number of 16 bits is added to the fraction, one for
- * all classes of a feature. */
+/* A weight of 16 bits is rounded up as often as its fraction says: a number of 16 bits is added to the fraction, one
+ * for all classes of a feature. */
 static inline int32_t draw_rounding(uint32_t *random)
 {
     *random *= 62605u; /* 5 modulo 8: odd numbers come back after 2^30 */
@@ -142,7 +142,7 @@ typedef struct {
     uint32_t classes;
     float *scores;
     const int32_t *errors;
-    int32_t *sum;    /* of gradients: what the sample is added to; where it is the step's last, of those before or NULL */
+    int32_t *sum;    /* of gradients: what the sample is added to; of those before the step's last sample, or NULL */
     void *weights;   /* scored; moved, where the sample is the step's last */
     int32_t *momentum;
     int32_t keep;    /* of momentum, in 2^-32, less 1 */
