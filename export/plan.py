@@ -127,18 +127,16 @@ def plan(network: Network, optimize: Optimize = "size") -> tuple[dict[int, Place
     if optimize == "speed":
         return _place(network, wanted)
     chosen = dict.fromkeys(network.tensors, NO_BORDER)
-    best, least = _place(network, chosen)
-    limit = max(least, int(MOST_OVER_ALIVE * alive_bytes(network)))
+    limit = max(_place(network, chosen)[1], int(MOST_OVER_ALIVE * alive_bytes(network)))
     everywhere = _place(network, wanted)
     if everywhere[1] <= limit:
         return everywhere
     work = edge_work(network)
     for index in sorted((i for i, border in wanted.items() if any(border)), key=lambda i: (-work[i], i)):
         tried = chosen | {index: wanted[index]}
-        places, total = _place(network, tried, enough=limit)
-        if total <= limit:
-            best, least, chosen = places, total, tried
-    return best, least
+        if _place(network, tried, enough=limit)[1] <= limit:
+            chosen = tried
+    return _place(network, chosen)
 
 
 def _place(network: Network, border: Mapping[int, Border], enough: int = 0) -> tuple[dict[int, Place], int]:

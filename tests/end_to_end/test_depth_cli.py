@@ -19,15 +19,15 @@ def small(classes):
         nn.Linear(8, classes),
     )
 """
-OPTIONS = ("--method", "easier", "--arch", "mynets:small", "--source", "builtin:digits", "--preset", "smoke")
+OPTIONS = ("--method", "easier", "--arch", "depthnets:small", "--source", "builtin:digits", "--preset", "smoke")
 
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """A folder with mynets.py, where a user works."""
+    """A folder with depthnets.py, where a user works."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    (tmp_path / "mynets.py").write_text(NETWORK)
+    (tmp_path / "depthnets.py").write_text(NETWORK)
     return tmp_path
 
 
@@ -45,7 +45,7 @@ def test_depth_then_export_then_the_emulated_board(run, here):
         status, out, err = run(*arguments, main=cli.export_main)
         assert status == 0, err
         built[rung] = json.loads(out)
-    assert (built[0]["name"], built["best"]["step"]) == ("mynets:small-easier00", 2)
+    assert (built[0]["name"], built["best"]["step"]) == ("depthnets:small-easier00", 2)
     assert built["best"]["macs"] < built[0]["macs"] and built["best"]["image_bytes"] < built[0]["image_bytes"]
     assert built["best"]["dense_macs"] <= Reduction.open("runs/d").best.cost["dense_macs"]
     status, out, err = run("check", "build/best", "--json", main=cli.export_main)
