@@ -87,6 +87,7 @@ def library() -> c.CDLL:
     loaded = c.CDLL(str(build_shared("runtime", RUNTIME_SOURCES)))
     loaded.entropi_status_name.restype = c.c_char_p
     loaded.entropi_ram_store.restype = CStore
+    loaded.entropi_batch_bytes.restype = c.c_size_t
     return loaded
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes as c
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,6 +26,8 @@ from entropi.device.library import (
 from entropi.device.session import Device, DeviceError, HeadConfig
 from entropi.device.store import FileStore, MemoryStore
 from entropi.device.units import parse_bytes
+
+SHARE = 32  # images that a thread takes are a multiple of these: batch.c encodes so many at once
 
 
 class HostDevice(Device):
@@ -81,6 +85,36 @@ class HostDevice(Device):
 
         self._encode(values, OBSERVER(observe))
         return layers
+
+    def encode_batch(self, values: np.ndarray, threads: int | None = None) -> np.ndarray:
+        """Run the encoder on many inputs: int8 [N, C, H, W] -> int8 [N, F], each row as `encode` gives it.
+
+        It is several times faster than `encode`, and the work is shared between `threads`, of which there are as many
+        as processors by default. Raises ValueError where the inputs have another shape or threads is below 1.
+        """
+        shape = (self.info.channels, self.info.height, self.info.width)
+        if values.ndim != 4 or values.shape[1:] != shape:
+            raise ValueError(
+                f"inputs of shape {list(values.shape)}; this encoder takes [N, {', '.join(map(str, shape))}]"
+            )
+        threads = (os.cpu_count() or 1) if threads is None else threads
+        if threads < 1:
+            raise ValueError(f"threads {threads} is below 1")
+        values = np.ascontiguousarray(values, np.int8)
+        features = np.empty((len(values), self.info.features), np.int8)
+        share = -(-len(values) // (threads * SHARE)) * SHARE
+        parts = [slice(at, at + share) for at in range(0, len(values), share)] if share else []
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(lambda part: self._encode_part(values[part], features[part]), parts))
+        return features
+
+    def _encode_part(self, values: np.ndarray, features: np.ndarray) -> None:
+        arena = np.empty(library().entropi_batch_bytes(c.byref(self._self)), np.uint8)
+        status = library().entropi_encode_batch(
+            c.byref(self._self), values.ctypes.data_as(c.c_void_p), c.c_size_t(len(values)),
+            features.ctypes.data_as(c.c_void_p), arena.ctypes.data_as(c.c_void_p), c.c_size_t(arena.size),
+        )  # fmt: skip
+        raise_for(status)
 
     def _encode(self, values: np.ndarray, observer) -> np.ndarray:
         values = np.ascontiguousarray(values, np.int8)

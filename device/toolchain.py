@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -155,15 +155,21 @@ def zig(*arguments: str | os.PathLike[str]) -> subprocess.CompletedProcess[str]:
     return run([*_ZIG, *arguments])
 
 
+@cache
+def this_machine() -> str:
+    """zig's version, and the processor and system that it compiles for where no other is named, features included."""
+    return zig("build-obj", "--show-builtin").stdout
+
+
 def build_shared(name: str, sources: tuple[Path, ...], flags: tuple[str, ...] = ()) -> Path:
-    """Compile C sources to a shared library for this machine; built once for each content of sources, headers.
+    """Compile C sources to a shared library for this processor; built once for each content of sources, headers.
 
     Raises ToolchainError with the compiler's message.
     """
     beside = {header for source in sources for header in source.parent.glob("*.h")}
     inputs = [*sources, *sorted(INCLUDE.glob("*.h")), *sorted(beside)]
     arguments = ["-O2", *WARNINGS, *NUMERICS, *flags]
-    key = hashlib.sha256("\0".join([ZIG.version, sys.platform, *arguments]).encode())
+    key = hashlib.sha256("\0".join([this_machine(), *arguments]).encode())
     for path in inputs:
         key.update(path.read_bytes())
     suffix = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")

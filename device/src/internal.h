@@ -3,6 +3,7 @@
 #define ENTROPI_INTERNAL_H
 
 #include "entropi.h"
+#include "values.h"
 
 #include <limits.h>
 
@@ -19,25 +20,34 @@
 #define locate_head entropi_locate_head
 #define log_above_one entropi_log_above_one
 #define make_room entropi_make_room
-#define put entropi_put
 #define read_header entropi_read_header
 #define read_layer entropi_read_layer
 #define read_tensor entropi_read_tensor
 #define read_weight entropi_read_weight
-#define run_add entropi_run_add
-#define run_conv entropi_run_conv
-#define run_copy entropi_run_copy
-#define run_mean entropi_run_mean
-#define run_mul entropi_run_mul
-#define run_pool entropi_run_pool
-#define run_softmax entropi_run_softmax
-#define run_table entropi_run_table
 #define score_classes entropi_score_classes
 #define standardise entropi_standardise
 #define start_again entropi_start_again
 #define start_head entropi_start_head
 #define take_step entropi_take_step
 #define validate_layers entropi_validate_layers
+
+/* Those that batch.c compiles once more, for many images at once. */
+#if defined(ENTROPI_IMAGES)
+#define KERNEL(name) entropi_batch_##name
+#else
+#define KERNEL(name) entropi_##name
+#endif
+#define fill_border KERNEL(fill_border)
+#define put KERNEL(put)
+#define run_add KERNEL(run_add)
+#define run_conv KERNEL(run_conv)
+#define run_copy KERNEL(run_copy)
+#define run_layer KERNEL(run_layer)
+#define run_mean KERNEL(run_mean)
+#define run_mul KERNEL(run_mul)
+#define run_pool KERNEL(run_pool)
+#define run_softmax KERNEL(run_softmax)
+#define run_table KERNEL(run_table)
 
 /* A kernel whose arguments are constants where it is used: one specialised copy a use, at -Os too. */
 #if defined(__GNUC__)
@@ -261,44 +271,28 @@ static inline range range_of(const layer *l, const tensor *out)
 }
 
 /* Scale `count` sums to neighbouring outputs. The scale's bias is no part of it. */
-void put(const row_scale *scale, const range *outputs, const int32_t *sums, uint32_t count, int8_t *to);
+void put(const row_scale *scale, const range *outputs, const int32s *sums, uint32_t count, int8s *to);
+
+/* Tensors share bytes over time, so each producer writes its output's border anew. */
+void fill_border(const tensor *t, int8s *activations);
+
+/* Run a layer, whichever it is, and write its output's border. Arguments as those of the kernels. */
+void run_layer(const uint8_t *image, const image_header *header, const layer *l, const tensor *out, int8s *activations,
+               uint32_t *scratch);
 
 /* The layer kernels: activations is the start of the activation bytes, scratch the words for the taps of a kernel, one
  * more of them, and one decoded row. */
-void run_conv(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations,
+void run_conv(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8s *activations,
               uint32_t *scratch);
-void run_pool(const layer *l, const tensor *in, const tensor *out, int8_t *activations);
+void run_pool(const layer *l, const tensor *in, const tensor *out, int8s *activations);
 void run_add(const uint8_t *image, const layer *l, const tensor *a, const tensor *b, const tensor *out,
-             int8_t *activations);
+             int8s *activations);
 void run_mul(const uint8_t *image, const layer *l, const tensor *a, const tensor *b, const tensor *out,
-             int8_t *activations);
-void run_table(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations);
-void run_copy(const layer *l, const tensor *in, const tensor *out, int8_t *activations);
-void run_softmax(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations);
-void run_mean(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations);
-
-/* x * multiplier / 2^31 rounded half up: bits 31 to 62 of the product, and the one below. */
-static inline int32_t multiply_rounded(int32_t x, int32_t multiplier)
-{
-    const int64_t product = (int64_t)x * multiplier;
-    const uint32_t high = (uint32_t)((uint64_t)product >> 32), low = (uint32_t)product;
-    return (int32_t)((high << 1 | low >> 31) + (low >> 30 & 1u));
-}
-
-/* high / 2^right rounded half away from zero; right is at least 1, half is 2^(right - 1). */
-static inline int32_t divide_rounded(int32_t high, uint32_t half, int right)
-{
-    return (int32_t)((uint32_t)high + half + (uint32_t)(high >> 31)) >> right;
-}
-
-/* round(x * multiplier / 2^31 * 2^shift), rounded twice as TFLM's default build does: first half up, then half away
- * from zero. multiplier >= 0, -31 <= shift <= 30, and |x| + 2^(-shift - 1) < 2^31, else the result wraps. */
-static inline int32_t requantise(int32_t x, int32_t multiplier, int shift)
-{
-    if (shift < 0)
-        return divide_rounded(multiply_rounded(x, multiplier), 1u << (-shift - 1), -shift);
-    return multiply_rounded((int32_t)((uint32_t)x << shift), multiplier);
-}
+             int8s *activations);
+void run_table(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8s *activations);
+void run_copy(const layer *l, const tensor *in, const tensor *out, int8s *activations);
+void run_softmax(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8s *activations);
+void run_mean(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8s *activations);
 
 static inline int8_t clamp_i8(int32_t x, int32_t low, int32_t high)
 {

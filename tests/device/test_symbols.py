@@ -7,7 +7,8 @@ from entropi.device.toolchain import CORES, RUNTIME_SOURCES, compile_object
 elffile = pytest.importorskip("elftools.elf.elffile")
 
 
-@pytest.mark.parametrize("source", RUNTIME_SOURCES, ids=lambda path: path.stem)
+# batch.c is empty on boards.
+@pytest.mark.parametrize("source", [s for s in RUNTIME_SOURCES if s.stem != "batch"], ids=lambda path: path.stem)
 def test_every_global_symbol_has_the_prefix(source):
     with compile_object(CORES["cortex-m4f"], source).open("rb") as file:
         symbols = list(elffile.ELFFile(file).get_section_by_name(".symtab").iter_symbols())
