@@ -31,6 +31,7 @@
 #define run_mul entropi_run_mul
 #define run_pool entropi_run_pool
 #define run_softmax entropi_run_softmax
+#define run_sparse entropi_run_sparse
 #define run_table entropi_run_table
 #define score_classes entropi_score_classes
 #define standardise entropi_standardise
@@ -154,7 +155,7 @@ typedef struct {
     uint32_t unit;        /* codes: what a zero adds to the distance, 2^k; k bits are the remainder */
     uint32_t fixed, less; /* codes: k + 9 bits beside the zeros; unit - 1 */
     uint32_t next;        /* the entry read ahead lies so many positions after the start of the row */
-    uint32_t value;       /* and has this value, as 8 bits */
+    int32_t value;        /* and has this value */
 } entry_reader;
 
 /* Most zeros and remainder bits before a code's value: 7 bits of offset in a byte, the zeros, a one, the remainder and
@@ -187,10 +188,10 @@ SPECIALISE void read_entry(entry_reader *r, int is_rice)
         const uint32_t window = code_window(r), zeros = leading_zeros(window);
         const uint32_t code = (window << zeros) >> (32u - r->fixed); /* a one, the remainder, the value */
         r->bit += zeros + r->fixed;
-        r->value = code & 0xFFu;
+        r->value = (int8_t)code;
         r->next = r->next - r->less + zeros * r->unit + (code >> 8);
     } else {
-        r->value = r->at[0];
+        r->value = (int8_t)r->at[0];
         r->next += r->at[1];
         r->at += PAIR_BYTES;
     }
@@ -263,10 +264,17 @@ static inline range range_of(const layer *l, const tensor *out)
 /* Scale `count` sums to neighbouring outputs. The scale's bias is no part of it. */
 void put(const row_scale *scale, const range *outputs, const int32_t *sums, uint32_t count, int8_t *to);
 
-/* The layer kernels: activations is the start of the activation bytes, scratch the words for the taps of a kernel, one
- * more of them, and one decoded row. */
-void run_conv(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations,
-              uint32_t *scratch);
+/* Words before the activation bytes, an even number: for the taps of a sparse kernel, one more of them, and a decoded
+ * row, whose pairs of weights take three words where the header counts one for each weight. */
+static inline uint32_t working_words(const image_header *header)
+{
+    return (header->scratch_words + header->scratch_words / 2u + 1u) & ~1u;
+}
+
+/* The layer kernels: activations is the start of the activation bytes, scratch the words before them. */
+void run_sparse(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations,
+                uint32_t *scratch);
+void run_conv(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations);
 void run_pool(const layer *l, const tensor *in, const tensor *out, int8_t *activations);
 void run_add(const uint8_t *image, const layer *l, const tensor *a, const tensor *b, const tensor *out,
              int8_t *activations);
