@@ -271,20 +271,24 @@ static void run_cut_row(const geometry *g, const channel *k, uint32_t y)
                       (weights_between(k, 0, first) + weights_between(k, end, first_of(k->pairs, last)));
     cut.pairs = k->pairs + first / 2u;
     cut.end = first == end ? cut.pairs : k->pairs + (end + 1u) / 2u;
-    if (first != end) {
-        /* A pair's weight that is left out alone is 0 for a while. */
-        pair *const first_pair = cut.pairs, *const last_pair = cut.end - 1;
-        const uint32_t first_values = first_pair->values, last_values = last_pair->values;
-        if (first & 1u)
-            first_pair->values &= 0xFFFF0000u;
-        if (end & 1u)
-            last_pair->values &= 0xFFFFu;
+    if (first == end) {
         run_rows(g, &cut, g->input + y * g->stride_y, y, y + 1);
-        last_pair->values = last_values;
-        first_pair->values = first_values;
-    } else {
-        run_rows(g, &cut, g->input + y * g->stride_y, y, y + 1);
+        return;
     }
+    /* A weight that is left out alone has its partner's input and a value of 0 for a while. */
+    pair *const first_pair = cut.pairs, *const last_pair = cut.end - 1;
+    const pair first_whole = *first_pair, last_whole = *last_pair;
+    if (first & 1u) {
+        first_pair->offset[0] = first_pair->offset[1];
+        first_pair->values &= 0xFFFF0000u;
+    }
+    if (end & 1u) {
+        last_pair->offset[1] = last_pair->offset[0];
+        last_pair->values &= 0xFFFFu;
+    }
+    run_rows(g, &cut, g->input + y * g->stride_y, y, y + 1);
+    *first_pair = first_whole;
+    *last_pair = last_whole;
 }
 
 /* Every output position of a channel. */
