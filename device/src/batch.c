@@ -91,7 +91,7 @@ SPECIALISE int read_sparse(row *r, const kernel *k, entry_reader *entries, int i
         r->taps[t] = r->end;
         for (; e.next < k->channels; read_entry(&e, is_rice))
             if (e.value)
-                add_weight(r, from + e.next * k->plane, (int8_t)e.value);
+                add_weight(r, from + e.next * k->plane, e.value);
         e.next -= k->channels;
     }
     *entries = e;

@@ -33,7 +33,7 @@ entropi_status entropi_encode_observed(entropi *self, const int8_t *input, size_
         return ENTROPI_E_ARGUMENT;
 
     uint32_t *scratch = (uint32_t *)(void *)(self->arena + self->working_at);
-    int8_t *activations = (int8_t *)(scratch + (h.scratch_words + (h.scratch_words & 1u)));
+    int8_t *activations = (int8_t *)(scratch + working_words(&h));
     copy_in(&in, input, activations);
     for (uint32_t i = 0; i < h.layers; i++) {
         const layer l = read_layer(self->image, &h, i);

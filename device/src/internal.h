@@ -24,6 +24,7 @@
 #define read_layer entropi_read_layer
 #define read_tensor entropi_read_tensor
 #define read_weight entropi_read_weight
+#define run_sparse entropi_run_sparse
 #define score_classes entropi_score_classes
 #define standardise entropi_standardise
 #define start_again entropi_start_again
@@ -164,7 +165,7 @@ typedef struct {
     uint32_t unit;        /* codes: what a zero adds to the distance, 2^k; k bits are the remainder */
     uint32_t fixed, less; /* codes: k + 9 bits beside the zeros; unit - 1 */
     uint32_t next;        /* the entry read ahead lies so many positions after the start of the row */
-    uint32_t value;       /* and has this value, as 8 bits */
+    int32_t value;        /* and has this value */
 } entry_reader;
 
 /* Most zeros and remainder bits before a code's value: 7 bits of offset in a byte, the zeros, a one, the remainder and
@@ -197,10 +198,10 @@ SPECIALISE void read_entry(entry_reader *r, int is_rice)
         const uint32_t window = code_window(r), zeros = leading_zeros(window);
         const uint32_t code = (window << zeros) >> (32u - r->fixed); /* a one, the remainder, the value */
         r->bit += zeros + r->fixed;
-        r->value = code & 0xFFu;
+        r->value = (int8_t)code;
         r->next = r->next - r->less + zeros * r->unit + (code >> 8);
     } else {
-        r->value = r->at[0];
+        r->value = (int8_t)r->at[0];
         r->next += r->at[1];
         r->at += PAIR_BYTES;
     }
@@ -280,10 +281,19 @@ void fill_border(const tensor *t, int8s *activations);
 void run_layer(const uint8_t *image, const image_header *header, const layer *l, const tensor *out, int8s *activations,
                uint32_t *scratch);
 
-/* The layer kernels: activations is the start of the activation bytes, scratch the words for the taps of a kernel, one
- * more of them, and one decoded row. */
+/* Words before the activation bytes, an even number: for the taps of a sparse kernel, one more of them, and a decoded
+ * row, whose pairs of weights take three words where the header counts one for each weight. */
+static inline uint32_t working_words(const image_header *header)
+{
+    return (header->scratch_words + header->scratch_words / 2u + 1u) & ~1u;
+}
+
+/* The layer kernels: activations is the start of the activation bytes, scratch the words before them. */
 void run_conv(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8s *activations,
               uint32_t *scratch);
+/* One with sparse weights. */
+void run_sparse(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations,
+                uint32_t *scratch);
 void run_pool(const layer *l, const tensor *in, const tensor *out, int8s *activations);
 void run_add(const uint8_t *image, const layer *l, const tensor *a, const tensor *b, const tensor *out,
              int8s *activations);

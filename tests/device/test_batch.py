@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from networks import KINDS, SOFTMAX, opened, reference, residual_network, skipping_networks
 
 from entropi.device import HostDevice
+from entropi.export.integer import CONV, Layer, Network, Tensor, quantise_multiplier
 
 
 def one_by_one(device: HostDevice, values: np.ndarray) -> np.ndarray:
@@ -39,12 +40,12 @@ def test_what_the_definition_says(density, optimize):
 @pytest.mark.parametrize("weight", [-128, -127, 127])
 @pytest.mark.parametrize("value", [-128, 127])
 def test_the_largest_products(weight, value):
-    """Sums of 16 bits would overflow, were too many of these in one."""
-    network = residual_network(seed=1, channels=8, size=8, density=1.0)
-    for layer in network.layers:
-        if layer.weight is not None:
-            layer.weight[:] = weight
-    values = np.full((1, *network.tensors[0].shape), value, np.int8)
+    """They are summed in 16 bits, as many at a time as is exact."""
+    weights = np.full((2, 9, 1, 1), weight, np.int8)
+    scales = (quantise_multiplier(100 / (9 * 128 * 128)),) * 2
+    layer = Layer(CONV, "conv", (0,), 1, -128, 127, scales=scales, weight=weights, bias=np.zeros(2, np.int64))
+    network = Network({0: Tensor(9, 2, 1, 0.05, 0), 1: Tensor(2, 2, 1, 0.05, 0)}, 0, 1, [layer])
+    values = np.full((1, 9, 2, 1), value, np.int8)
     np.testing.assert_array_equal(opened(network).encode_batch(values)[0], reference(network, values[0])[-1].ravel())
 
 
