@@ -8,7 +8,10 @@
  * and then take back what that has added. */
 #include "dsp.h"
 #include "internal.h"
+#include "mve.h"
 #include "windows.h"
+
+#if !ENTROPI_MVE
 
 /* Two weights: how far the input of each lies from the window's corner, and their values, int16, the first one lower.
  * The last weight of an odd number has a partner of value 0. */
@@ -420,3 +423,4 @@ void run_sparse(const uint8_t *image, const layer *l, const tensor *in, const te
         run_channel(&g, &k);
     }
 }
+#endif

@@ -7,7 +7,7 @@
 /* The windows along one axis: which of their taps lie inside the input and its border. Distances count from the first
  * value of the first window. */
 typedef struct {
-    uint32_t stride, dilation, taps;
+    uint32_t stride, dilation, taps, windows;
     uint32_t begin, end;            /* of the inside */
     uint32_t whole_from, whole_end; /* windows from..end - 1 lie inside */
 } axis;
@@ -21,7 +21,8 @@ static inline axis along(uint32_t stride, uint32_t dilation, uint32_t taps, uint
                   uint32_t after, uint32_t outputs)
 {
     const uint32_t extent = (taps - 1u) * dilation + 1u;
-    axis a = {.stride = stride, .dilation = dilation, .taps = taps, .whole_end = outputs};
+    axis a = {
+        .stride = stride, .dilation = dilation, .taps = taps, .windows = outputs, .whole_end = outputs};
     a.begin = pad > before ? pad - before : 0;
     a.end = pad + size + after;
     while (a.whole_from < outputs && a.whole_from * stride < a.begin)

@@ -1,0 +1,34 @@
+/* Four values at once by the vector instructions (MVE, Helium) of a Cortex-M55. */
+#ifndef ENTROPI_MVE_H
+#define ENTROPI_MVE_H
+
+#include "internal.h"
+
+#if defined(__ARM_FEATURE_MVE) && !defined(ENTROPI_IMAGES)
+#define ENTROPI_MVE 1
+#include <arm_mve.h>
+
+enum { FOUR = 4 };
+typedef int32x4_t fours;
+
+/* requantise of each. multiplier >= 0, so that the doubled product never saturates. */
+static inline fours requantise_fours(fours x, int32_t multiplier, int shift)
+{
+    if (shift >= 0)
+        return vqrdmulhq_n_s32(vshlq_r_s32(x, shift), multiplier);
+    const fours high = vqrdmulhq_n_s32(x, multiplier);
+    return vrshlq_n_s32(vaddq_s32(high, vshrq_n_s32(high, 31)), shift);
+}
+
+/* Outputs, as int32, of sums that hold the bias. */
+static inline fours outputs_of(fours sums, const row_scale *scale, const range *outputs)
+{
+    const fours scaled = vaddq_n_s32(requantise_fours(sums, scale->multiplier, scale->shift), outputs->zero_point);
+    return vminq_s32(vmaxq_s32(scaled, vdupq_n_s32(outputs->low)), vdupq_n_s32(outputs->high));
+}
+
+#else
+#define ENTROPI_MVE 0
+#endif
+
+#endif
