@@ -258,7 +258,7 @@ size_t entropi_batch_bytes(const entropi *self)
 entropi_status entropi_encode_batch(const entropi *self, const int8_t *inputs, size_t images, int8_t *features,
                                     void *arena, size_t arena_length)
 {
-    if (!self || !self->image || !arena || (images && (!inputs || !features)) || !arena)
+    if (!self || !self->image || !arena || (images && (!inputs || !features)))
         return ENTROPI_E_ARGUMENT;
     if (arena_length < entropi_batch_bytes(self))
         return ENTROPI_E_ARENA;

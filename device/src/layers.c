@@ -1,5 +1,19 @@
 /* Pooling and elementwise layers, each after the TFLM operator it names. */
 #include "internal.h"
+#include "mve.h"
+
+#if ENTROPI_MVE
+/* The largest values of four neighbouring windows inside the input, the first of which begins at `corner`. */
+static fours largest_of_fours(const layer *l, const int8_t *corner, uint32_t pitch)
+{
+    const uint32x4_t offsets = vmulq_n_u32(vidupq_n_u32(0, 1), l->stride_w);
+    fours value = vdupq_n_s32(INT8_MIN);
+    for (uint32_t rows = l->kernel_h; rows--; corner += pitch)
+        for (uint32_t x = 0; x < l->kernel_w; x++)
+            value = vmaxq_s32(value, vldrbq_gather_offset_s32(corner + x, offsets));
+    return vminq_s32(vmaxq_s32(value, vdupq_n_s32(l->low)), vdupq_n_s32(l->high));
+}
+#endif
 
 /* Channel by channel: an output may lie over an input, each of its channels before the input's of the same number. */
 SPECIALISE void pool(const layer *l, const tensor *in, const tensor *out, int8s *activations, int average)
@@ -16,6 +30,16 @@ SPECIALISE void pool(const layer *l, const tensor *in, const tensor *out, int8s 
             int8s *to = activations + interior(out) + c * out->plane + y * out->pitch;
             int32_t x_at = -l->pad_left;
             for (const int8s *last = to + out->width; to != last; x_at += l->stride_w) {
+#if ENTROPI_MVE
+                const int32_t back = last - to < FOUR ? FOUR - (int32_t)(last - to) : 0; /* outputs written twice */
+                const int32_t first = x_at - back * l->stride_w, fourth = first + (FOUR - 1) * l->stride_w;
+                if (!average && out->width >= FOUR && y1 - y0 == l->kernel_h && first >= left &&
+                    fourth + l->kernel_w <= right) {
+                    vstrbq_s32(to - back, largest_of_fours(l, plane + y0 * pitch + first, in->pitch));
+                    to += FOUR - back, x_at = fourth;
+                    continue;
+                }
+#endif
                 const int32_t x_end = x_at + l->kernel_w;
                 const int32_t x0 = x_at < left ? left : x_at, x1 = x_end > right ? right : x_end;
                 const int32_t inside = y0 < y1 && x0 < x1 ? (y1 - y0) * (x1 - x0) : 0;
@@ -83,7 +107,15 @@ static layout plan_lines(const tensor *a, const tensor *b, const tensor *out)
     const uint32_t values = height * width;
     if (b->channels == channels && a->plane == values && b->plane == values && out->plane == values)
         return (layout){1, 1, channels * values};
-    return (layout){channels, 1, (height - 1u) * out->pitch + width};
+    const uint32_t length = (height - 1u) * out->pitch + width;
+    if (ENTROPI_MVE && b->channels == channels && a->plane == out->plane && b->plane == out->plane)
+        return (layout){1, 1, (channels - 1u) * out->plane + length}; /* vectors are faster over borders than around */
+    return (layout){channels, 1, length};
+}
+
+static row_scale load_scale(const uint8_t *p)
+{
+    return (row_scale){.multiplier = load_i32(p), .shift = load_i32(p + 4)};
 }
 
 enum { PART = 64 };
@@ -97,7 +129,7 @@ typedef void combine(const uint8_t *scales, const operand *a, const operand *b, 
 static void elementwise(const layer *l, const tensor *a, const tensor *b, const tensor *out, int8s *activations,
                         const uint8_t *scales, const uint8_t *to_out, combine *combined)
 {
-    const row_scale scale = {.multiplier = load_i32(to_out), .shift = load_i32(to_out + 4)};
+    const row_scale scale = load_scale(to_out);
     const range outputs = range_of(l, out);
     const operand first = spread(a, out, activations), second = spread(b, out, activations);
     const layout all = plan_lines(a, b, out);
@@ -118,6 +150,41 @@ static void elementwise(const layer *l, const tensor *a, const tensor *b, const 
 
 /* What a term of a sum is: the first, or added with a sign. Unsigned: a hostile image may make these sums wrap. */
 enum { FIRST, PLUS, MINUS };
+
+#if ENTROPI_MVE
+
+/* An operand's values on the common scale, four at a time. */
+static inline fours term_of(const operand *k, const row_scale *scale, const int8_t *from, mve_pred16_t lanes)
+{
+    const fours x = k->step ? vldrbq_z_s32(from, lanes) : vdupq_n_s32(*from);
+    const fours value = vshlq_n_s32(vsubq_n_s32(x, k->zero_point), ADD_HEADROOM_BITS);
+    return requantise_fours(value, scale->multiplier, scale->shift);
+}
+
+void run_add(const uint8_t *image, const layer *l, const tensor *a, const tensor *b, const tensor *out,
+             int8_t *activations)
+{
+    const uint8_t *p = image + l->parameters_at;
+    const row_scale scale_a = load_scale(p), scale_b = load_scale(p + 8), scale = load_scale(p + 16);
+    const range outputs = range_of(l, out);
+    const operand first = spread(a, out, activations), second = spread(b, out, activations);
+    const layout all = plan_lines(a, b, out);
+    for (uint32_t c = 0; c < all.planes; c++)
+        for (uint32_t y = 0; y < all.lines; y++) {
+            const int8_t *pa = first.values + c * first.plane + y * first.pitch;
+            const int8_t *pb = second.values + c * second.plane + y * second.pitch;
+            int8_t *to = activations + interior(out) + c * out->plane + y * out->pitch;
+            for (int32_t left = (int32_t)all.length; left > 0; left -= FOUR) {
+                const mve_pred16_t lanes = vctp32q((uint32_t)left);
+                const fours ta = term_of(&first, &scale_a, pa, lanes), tb = term_of(&second, &scale_b, pb, lanes);
+                const fours sum = l->kind == LAYER_SUB ? vsubq_s32(ta, tb) : vaddq_s32(ta, tb);
+                vstrbq_p_s32(to, outputs_of(sum, &scale, &outputs), lanes);
+                pa += FOUR, pb += FOUR * second.step, to += FOUR;
+            }
+        }
+}
+
+#else
 
 SPECIALISE void add_values(const operand *k, int32_t multiplier, int shift, int is_half, const int8s *from,
                            uint32_t step, int role, int32s *sums, uint32_t count)
@@ -156,6 +223,16 @@ static void difference(const uint8_t *scales, const operand *a, const operand *b
     add_term(scales + 8, b, pb, b->step, MINUS, sums, count);
 }
 
+/* ADD and SUB: both inputs are brought to a common scale. */
+void run_add(const uint8_t *image, const layer *l, const tensor *a, const tensor *b, const tensor *out,
+             int8s *activations)
+{
+    const uint8_t *p = image + l->parameters_at;
+    elementwise(l, a, b, out, activations, p, p + 16, l->kind == LAYER_SUB ? difference : sum);
+}
+
+#endif
+
 static void product(const uint8_t *scales, const operand *a, const operand *b, const int8s *pa, const int8s *pb,
                     int32s *sums, uint32_t count)
 {
@@ -163,14 +240,6 @@ static void product(const uint8_t *scales, const operand *a, const operand *b, c
     const int32_t zero_a = a->zero_point, zero_b = b->zero_point;
     for (const int32s *end = sums + count; sums != end; pb += b->step)
         *sums++ = (widened(pa++) - zero_a) * (widened(pb) - zero_b);
-}
-
-/* ADD and SUB: both inputs are brought to a common scale. */
-void run_add(const uint8_t *image, const layer *l, const tensor *a, const tensor *b, const tensor *out,
-             int8s *activations)
-{
-    const uint8_t *p = image + l->parameters_at;
-    elementwise(l, a, b, out, activations, p, p + 16, l->kind == LAYER_SUB ? difference : sum);
 }
 
 /* MUL */

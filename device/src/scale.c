@@ -1,5 +1,18 @@
 /* From sums to int8 outputs. */
 #include "internal.h"
+#include "mve.h"
+
+#if ENTROPI_MVE
+
+void put(const row_scale *scale, const range *outputs, const int32_t *sums, uint32_t count, int8_t *to)
+{
+    for (int32_t left = (int32_t)count; left > 0; left -= FOUR, sums += FOUR, to += FOUR) {
+        const mve_pred16_t lanes = vctp32q((uint32_t)left);
+        vstrbq_p_s32(to, outputs_of(vldrwq_z_s32(sums, lanes), scale, outputs), lanes);
+    }
+}
+
+#else
 
 SPECIALISE void put_scaled(const row_scale *scale, int32_t zero_point, int divides, int32_t low, int32_t high,
                            const int32s *sums, uint32_t count, int8s *to)
@@ -22,3 +35,5 @@ void put(const row_scale *scale, const range *outputs, const int32s *sums, uint3
     else
         put_scaled(scale, outputs->zero_point, 0, outputs->low, outputs->high, sums, count, to);
 }
+
+#endif

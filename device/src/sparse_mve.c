@@ -30,6 +30,7 @@ typedef struct {
     int32_t input_zero_point;
     range outputs;
     axis down, across;
+    int clipped; /* some window reaches beyond the border */
 } geometry;
 
 static inline uint32_t offset_of(uint32_t w) { return w >> 8; }
@@ -38,7 +39,7 @@ static inline int32_t value_of(uint32_t w) { return (int8_t)w; }
 /* Compute a tile of whole windows; the first one's corner is x, its output goes to `to`. */
 typedef void run_tile(const geometry *g, const row *r, const int8_t *x, int8_t *to);
 
-/* Inputs of four positions, `step` bytes apart, or where `step` is 0, in a square `down` and `across` bytes wide. */
+/* Inputs of four positions. */
 SPECIALISE fours load_fours(const int8_t *x, uint32x4_t offsets, int is_adjacent)
 {
     return is_adjacent ? vldrbq_s32(x) : vldrbq_gather_offset_s32(x, offsets);
@@ -49,7 +50,7 @@ SPECIALISE void tile(const geometry *g, const row *r, const int8_t *x, int8_t *t
                      int is_adjacent)
 {
     const int is_square = columns < FOUR;
-    const uint32_t down = g->stride_y, across = g->stride_x, vectors = rows * columns / FOUR;
+    const uint32_t down = g->stride_y, across = is_adjacent ? 1 : g->stride_x, vectors = rows * columns / FOUR;
     const uint32x4_t number = vidupq_n_u32(0, 1), high = vshrq_n_u32(number, 1);
     const uint32x4_t low = is_square ? vandq_u32(number, vdupq_n_u32(1)) : number;
     uint32x4_t offsets = vmulq_n_u32(low, across);
@@ -144,7 +145,7 @@ static void run_clipped(const geometry *g, const row *r, span down, span across,
 static void run_row(const geometry *g, const row *r, const shape *s)
 {
     const axis *down = &g->down, *across = &g->across;
-    for (uint32_t y = 0; y < down->windows; y++)
+    for (uint32_t y = 0; g->clipped && y < down->windows; y++)
         for (uint32_t x = 0; x < across->windows; x++) {
             if (are_inside(down, y, 1) && are_inside(across, x, 1)) {
                 x = across->whole_end - 1u;
@@ -209,6 +210,7 @@ void run_sparse(const uint8_t *image, const layer *l, const tensor *in, const te
     };
     g.down = along(l->stride_h, l->dilation_h, l->kernel_h, l->pad_top, in->top, in->height, in->bottom, out->height);
     g.across = along(l->stride_w, l->dilation_w, l->kernel_w, l->pad_left, in->left, in->width, in->right, out->width);
+    g.clipped = !are_inside(&g.down, 0, out->height) || !are_inside(&g.across, 0, out->width);
     const shape s = largest_tile(g.down.whole_end - g.down.whole_from, g.across.whole_end - g.across.whole_from,
                                  g.stride_x == 1);
     const uint32_t rows = out->channels, rows_a_group = rows / l->groups, channels = (uint32_t)in->channels / l->groups;

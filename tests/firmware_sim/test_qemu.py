@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from networks import opened, reference, residual_network
 from qemu import MACHINES, Recorder, answers, command
 
 from entropi.device.bundle import Bundle
-from entropi.device.library import describe
+from entropi.device.library import describe, measure
 from entropi.device.session import HeadConfig
 from entropi.device.toolchain import Compiler, build_shared
 from entropi.firmware_sim.boards import Board
@@ -83,6 +84,25 @@ def test_qemu_gives_the_same_answers_and_the_same_instructions(every_layer, on, 
         counts.append(count - recorder.emulator.instructions)
     # At the end of its input QEMU lets the firmware exit, where ours waits for more.
     assert counts[0] == counts[1] < 100 or not is_ours
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_vectors_of_an_m55_give_the_same_features(seed, compiler, tmp_path):
+    """Maps, borders and strides for every tile; weights from few to all."""
+    size, density = (5, 8, 11, 16, 18, 21)[seed], (0.02, 0.1, 0.3, 0.3, 0.1, 1.0)[seed]
+    network = residual_network(seed, channels=6, size=size, density=density)
+    bundle = opened(network, ("size", "speed")[seed % 2]).bundle
+    arena, info, m4 = measure(bundle.image, HEAD).total, describe(bundle.image), MACHINES["cortex-m4f"]
+    values = np.random.default_rng(seed).integers(-128, 128, (3, *network.tensors[0].shape)).astype(np.int8)
+    sizes = arena, values[0].size, info.features
+    recorder = Recorder(Emulator(m4, build_firmware(bundle.image, m4, *sizes, compiler=compiler).elf))
+    with FramedDevice(bundle, recorder, HEAD, arena) as device:
+        expected = [device.encode(v) for v in values]
+    np.testing.assert_array_equal(expected, [reference(network, v)[-1].ravel() for v in values])
+    on = MACHINES["cortex-m55"]
+    output, _ = on_qemu(build_firmware(bundle.image, on, *sizes, compiler=compiler), recorder.requests, tmp_path)
+    found = answers(output)[2:]  # behind INFO and OPEN
+    np.testing.assert_array_equal([np.frombuffer(data, np.int8) for _, _, data in found], expected)
 
 
 def test_firmware_that_ends_takes_the_same_instructions(run_c, tmp_path, on):
