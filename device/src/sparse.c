@@ -218,11 +218,12 @@ SPECIALISE void tiles(const geometry *g, const channel *k, const area *a, uint32
             const int32_t bias = k->scale.bias;
             int32_t s[4] = {bias, bias, bias, bias};
             const pair *p = k->pairs, *const end = k->end;
-            if (stride == 1 && k->is_odd)
+            const int by_twos = stride == 1 && rows == 1 && columns == 4;
+            if (by_twos && k->is_odd)
                 p = add_pair(p, x, down, rows, columns, across, s);
             while (p != end) {
                 p = add_pair(p, x, down, rows, columns, across, s);
-                if (stride == 1)
+                if (by_twos)
                     p = add_pair(p, x, down, rows, columns, across, s);
             }
             if (k->is_usual) {
@@ -424,8 +425,29 @@ typedef struct {
     tap_reader taps; /* before the first */
 } row_list;
 
-/* Layers of one output position, inside the border: the sum of a row grows as the row is decoded. */
-SPECIALISE void run_position(geometry *g, const row_list *rows, channel *k, int is_rice)
+/* The sum of the reader's next row, which holds entries, at one output position. */
+SPECIALISE int32_t sum_row(entry_reader *reader, int is_rice, tap_reader taps, uint32_t plane, const int8_t *corner)
+{
+    entry_reader r = *reader;
+    int32_t sum = 0;
+    for (; enter_tap(&taps, &r, 0); read_entry(&r, is_rice))
+        sum += r.value * corner[taps.behind + r.next * plane];
+    reader->at = r.at, reader->bit = r.bit, reader->next = r.next, reader->value = r.value;
+    return sum;
+}
+
+NOT_INLINED int32_t sum_of_pairs(entry_reader *r, tap_reader taps, uint32_t plane, const int8_t *corner)
+{
+    return sum_row(r, 0, taps, plane, corner);
+}
+
+NOT_INLINED int32_t sum_of_codes(entry_reader *r, tap_reader taps, uint32_t plane, const int8_t *corner)
+{
+    return sum_row(r, 1, taps, plane, corner);
+}
+
+/* Layers of one output position, inside the border. */
+static void run_position(geometry *g, const row_list *rows, int is_rice)
 {
     const uint32_t length = rows->length, plane = rows->input_plane;
     scale_reader scales = open_scales(rows->scales);
@@ -442,16 +464,11 @@ SPECIALISE void run_position(geometry *g, const row_list *rows, channel *k, int 
             *g->output = (int8_t)*scales.at++;
             continue;
         }
-        k->scale = read_scale(&scales);
-        int32_t sum = k->scale.bias;
-        for (tap_reader taps = rows->taps; enter_tap(&taps, &r, 0); read_entry(&r, is_rice))
-            sum += r.value * g->input[taps.behind + r.next * plane];
-        put(&k->scale, &g->outputs, &sum, 1, g->output);
+        const row_scale scale = read_scale(&scales);
+        const int32_t sum = scale.bias + (is_rice ? sum_of_codes : sum_of_pairs)(&r, rows->taps, plane, g->input);
+        put(&scale, &g->outputs, &sum, 1, g->output);
     }
 }
-
-NOT_INLINED void run_position_of_pairs(geometry *g, const row_list *rows, channel *k) { run_position(g, rows, k, 0); }
-NOT_INLINED void run_position_of_codes(geometry *g, const row_list *rows, channel *k) { run_position(g, rows, k, 1); }
 
 static void run_map(geometry *g, const row_list *rows, channel *k, int is_rice)
 {
@@ -477,6 +494,44 @@ static void run_map(geometry *g, const row_list *rows, channel *k, int is_rice)
     }
 }
 
+/* Most columns of a map that are split, and how many times more weight bytes x positions than map bytes pay for it. */
+enum { MOST_SPLIT = 128, SPLIT_PAYS = 64 };
+
+/* Bring the columns of even number in each row before the others. */
+static void split_columns(int8_t *row, uint32_t rows, uint32_t pitch)
+{
+    int8_t odd[MOST_SPLIT / 2];
+    for (; rows--; row += pitch) {
+        const int8_t *from = row, *const end = row + pitch;
+        int8_t *to = row, *waiting = odd;
+        while (from != end) {
+            *to++ = *from++;
+            if (from != end)
+                *waiting++ = *from++;
+        }
+        for (from = odd; from != waiting;)
+            *to++ = *from++;
+    }
+}
+
+/* And back. */
+static void merge_columns(int8_t *row, uint32_t rows, uint32_t pitch)
+{
+    int8_t odd[MOST_SPLIT / 2];
+    for (; rows--; row += pitch) {
+        const int8_t *from = row + pitch;
+        int8_t *to = row + pitch, *waiting = odd + pitch / 2u;
+        while (waiting != odd)
+            *--waiting = *--from;
+        if (pitch & 1u)
+            *--to = *--from;
+        for (waiting = odd + pitch / 2u; from != row;) {
+            *--to = *--waiting;
+            *--to = *--from;
+        }
+    }
+}
+
 void run_sparse(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations,
                 uint32_t *scratch)
 {
@@ -498,9 +553,20 @@ void run_sparse(const uint8_t *image, const layer *l, const tensor *in, const te
     const uint32_t count = (uint32_t)l->kernel_h * l->kernel_w, channels = (uint32_t)in->channels / l->groups;
     const int is_rice = l->encoding == WEIGHTS_RICE;
     tap *const taps = (tap *)(void *)scratch;
-    for (uint32_t i = 0; i < count; i++)
-        taps[i].behind =
-            i / l->kernel_w * l->dilation_h * in->pitch + i % l->kernel_w * l->dilation_w + channels * in->plane;
+    const uint32_t bytes = in->channels * in->plane;
+    int8_t *const rest = activations + in->offset;
+    const int split = g.stride_x == 2 && inside && g.width >= 4 && in->pitch <= MOST_SPLIT &&
+                      (uint64_t)l->weights_length * g.width * g.height >= (uint64_t)SPLIT_PAYS * bytes;
+    const uint32_t left = split ? (uint32_t)in->left - l->pad_left : 0, odd = split ? (in->pitch + 1u) / 2u : 1u;
+    for (uint32_t i = 0; i < count; i++) {
+        const uint32_t x = left + i % l->kernel_w * l->dilation_w, column = split ? x / 2u + x % 2u * odd : x;
+        taps[i].behind = i / l->kernel_w * l->dilation_h * in->pitch + column + channels * in->plane;
+    }
+    if (split) {
+        g.input -= left;
+        g.stride_x = 1;
+        split_columns(rest, bytes / in->pitch, in->pitch);
+    }
     const row_list rows = {
         .count = out->channels,
         .a_group = (uint32_t)out->channels / l->groups,
@@ -518,10 +584,12 @@ void run_sparse(const uint8_t *image, const layer *l, const tensor *in, const te
         .columns = l->kernel_w,
     };
     if (g.width == 1 && g.height == 1 && inside && are_inside(&g.down, 0, 1)) {
-        (is_rice ? run_position_of_codes : run_position_of_pairs)(&g, &rows, &k);
+        run_position(&g, &rows, is_rice);
         return;
     }
     choose_tile(&g);
     g.whole = divide(&g, g.down.whole_from, g.down.whole_end);
     run_map(&g, &rows, &k, is_rice);
+    if (split)
+        merge_columns(rest, bytes / in->pitch, in->pitch);
 }
