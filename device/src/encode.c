@@ -58,12 +58,14 @@ static void run_layer(const uint8_t *image, const image_header *h, const layer *
         break;
     case LAYER_MAX_POOL:
     case LAYER_AVERAGE_POOL:
-        run_pool(l, &in, out, activations);
+        if (!run_usual_pool(l, &in, out, activations))
+            run_pool(l, &in, out, activations);
         break;
     case LAYER_ADD:
     case LAYER_SUB: {
         const tensor second = read_tensor(image, h, l->second);
-        run_add(image, l, &in, &second, out, activations);
+        if (!run_usual_add(image, l, &in, &second, out, activations))
+            run_add(image, l, &in, &second, out, activations);
         break;
     }
     case LAYER_MUL: {
