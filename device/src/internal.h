@@ -25,6 +25,10 @@
 #define read_tensor entropi_read_tensor
 #define read_weight entropi_read_weight
 #define run_sparse entropi_run_sparse
+#if !defined(ENTROPI_IMAGES) && !defined(__ARM_FEATURE_MVE)
+#define run_usual_add entropi_run_usual_add
+#define run_usual_pool entropi_run_usual_pool
+#endif
 #define score_classes entropi_score_classes
 #define standardise entropi_standardise
 #define start_again entropi_start_again
@@ -304,9 +308,45 @@ void run_copy(const layer *l, const tensor *in, const tensor *out, int8s *activa
 void run_softmax(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8s *activations);
 void run_mean(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8s *activations);
 
+/* These two do usual cases of one image alone, and return 0 where it is none. */
+#if defined(ENTROPI_IMAGES) || defined(__ARM_FEATURE_MVE)
+static inline int run_usual_pool(const layer *l, const tensor *in, const tensor *out, const int8s *activations)
+{
+    return (void)l, (void)in, (void)out, (void)activations, 0;
+}
+static inline int run_usual_add(const uint8_t *image, const layer *l, const tensor *a, const tensor *b,
+                                const tensor *out, const int8s *activations)
+{
+    return (void)image, (void)l, (void)a, (void)b, (void)out, (void)activations, 0;
+}
+#else
+int run_usual_pool(const layer *l, const tensor *in, const tensor *out, int8_t *activations);
+int run_usual_add(const uint8_t *image, const layer *l, const tensor *a, const tensor *b, const tensor *out,
+                  int8_t *activations);
+#endif
+
+/* sum + a * b / 2^32, the product rounded half up: one instruction on cores with DSP instructions. */
+static inline int32_t add_upper(int32_t sum, int32_t a, int32_t b)
+{
+    return (int32_t)((uint32_t)sum + (uint32_t)(((int64_t)a * b + 0x80000000) >> 32));
+}
+
+/* Nearly every scale is usual: a multiplier of at least 2^30 and a shift to the right by at least two bits. Then
+ * requantise, the zero point added, are two rounded products. */
+static inline int is_usual(const row_scale *s) { return s->multiplier >= 1 << 30 && s->shift < -1; }
+static inline int32_t usual_factor(const row_scale *s) { return (int32_t)((uint32_t)s->multiplier << 1); }
+static inline int32_t usual_divisor(const row_scale *s) { return 1 << (32 + s->shift); }
+
 static inline int8_t clamp_i8(int32_t x, int32_t low, int32_t high)
 {
     return (int8_t)(x < low ? low : x > high ? high : x);
+}
+
+/* The output of all of int8. add_upper(x, x, factor) is multiply_rounded: the factor is 2 * multiplier - 2^32. */
+static inline int8_t usual_output(int32_t sum, int32_t factor, int32_t divisor, int32_t zero_point)
+{
+    const int32_t high = add_upper(sum, sum, factor);
+    return clamp_i8(add_upper(zero_point, high + (high >> 31), divisor), INT8_MIN, INT8_MAX);
 }
 
 /* A head of zeros, and no sample waiting, in an arena that is laid out. */

@@ -1,25 +1,49 @@
 /* One layer of the network: its kernel, then the border of what it has put out. */
 #include "internal.h"
+#include "mve.h"
+
+#if ENTROPI_MVE
+
+static void fill(int8_t *p, int8_t value, uint32_t count)
+{
+    for (int32_t left = (int32_t)count; left > 0; left -= 16, p += 16)
+        vstrbq_p_s8(p, vdupq_n_s8(value), vctp8q((uint32_t)left));
+}
+
+#else
 
 static void fill(int8s *p, int8_t value, uint32_t count)
 {
+    int8s one;
+    narrow(in_all(value), &one);
+    const int8s four[] = {one, one, one, one};
+    for (; count >= 4; count -= 4, p += 4)
+        copy_bytes((int8_t *)p, (const int8_t *)four, sizeof four);
     while (count--)
-        narrow(in_all(value), p++);
+        *p++ = one;
 }
 
+#endif
+
+/* What lies before the first value, between rows, between planes, and behind the last value. */
 void fill_border(const tensor *t, int8s *activations)
 {
     if (t->plane == (uint32_t)t->height * t->width)
         return;
-    int8s *plane = activations + t->offset;
-    for (uint32_t c = 0; c < t->channels; c++, plane += t->plane) {
-        /* Right border of one row and left border of the next are neighbours. */
-        const uint32_t gap = (uint32_t)t->right + t->left, first = t->top * t->pitch + t->left;
-        fill(plane, t->zero_point, first);
-        for (uint32_t y = 1; y < t->height; y++)
-            fill(plane + first + y * t->pitch - gap, t->zero_point, gap);
-        const uint32_t last = first + (t->height - 1u) * t->pitch + t->width;
-        fill(plane + last, t->zero_point, t->plane - last);
+    const uint32_t before = t->top * t->pitch + t->left, gap = t->pitch - t->width;
+    const uint32_t behind = t->plane - before - (t->height - 1u) * t->pitch - t->width;
+    int8s *p = activations + t->offset;
+    fill(p, t->zero_point, before);
+    p += before;
+    for (uint32_t c = t->channels; c; c--) {
+        for (uint32_t y = t->height; --y; p += gap) {
+            p += t->width;
+            fill(p, t->zero_point, gap);
+        }
+        p += t->width;
+        const uint32_t last = c > 1 ? behind + before : behind;
+        fill(p, t->zero_point, last);
+        p += last;
     }
 }
 
@@ -33,12 +57,14 @@ void run_layer(const uint8_t *image, const image_header *h, const layer *l, cons
         break;
     case LAYER_MAX_POOL:
     case LAYER_AVERAGE_POOL:
-        run_pool(l, &in, out, activations);
+        if (!run_usual_pool(l, &in, out, activations))
+            run_pool(l, &in, out, activations);
         break;
     case LAYER_ADD:
     case LAYER_SUB: {
         const tensor second = read_tensor(image, h, l->second);
-        run_add(image, l, &in, &second, out, activations);
+        if (!run_usual_add(image, l, &in, &second, out, activations))
+            run_add(image, l, &in, &second, out, activations);
         break;
     }
     case LAYER_MUL: {
