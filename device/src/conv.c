@@ -387,6 +387,10 @@ static void constant_channel(const geometry *g, int8_t value)
 void run_conv(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations,
               uint32_t *scratch)
 {
+    if (l->encoding == WEIGHTS_DENSE && out->channels / l->groups > 3u) {
+        run_dense(image, l, in, out, activations);
+        return;
+    }
     const int is_dense = l->encoding == WEIGHTS_DENSE, is_rice = l->encoding == WEIGHTS_RICE;
     geometry g = {
         .input = activations + ((int32_t)interior(in) - (int32_t)(l->pad_top * in->pitch + l->pad_left)),

@@ -27,6 +27,7 @@
 #define run_add entropi_run_add
 #define run_conv entropi_run_conv
 #define run_copy entropi_run_copy
+#define run_dense entropi_run_dense
 #define run_mean entropi_run_mean
 #define run_mul entropi_run_mul
 #define run_pool entropi_run_pool
@@ -267,6 +268,8 @@ void put(const row_scale *scale, const range *outputs, const int32_t *sums, uint
  * more of them, and one decoded row. */
 void run_conv(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations,
               uint32_t *scratch);
+/* A convolution with dense weights. */
+void run_dense(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations);
 void run_pool(const layer *l, const tensor *in, const tensor *out, int8_t *activations);
 void run_add(const uint8_t *image, const layer *l, const tensor *a, const tensor *b, const tensor *out,
              int8_t *activations);
