@@ -202,24 +202,12 @@ SPECIALISE uint32_t prepare(const group *g, const tile *t, uint32_t positions, u
             : "m"(*(const uint32_t(*)[4])(from)))
 
 /* sums[row][p] += weights of the row * inputs at position p. A row is read up to its last four, whatever stands there. */
-SPECIALISE void multiply(uint32_t positions, const uint32_t *values, uint32_t fours, const int8_t *weights,
-                         uint32_t row_length, uint32_t rows, int32_t *sums)
+NOT_INLINED void multiply_4(const uint32_t *values, uint32_t fours, const int8_t *weights, uint32_t row_length,
+                            uint32_t rows, int32_t *sums)
 {
-    const uint8_t *row = (const uint8_t *)weights;
-    for (const int32_t *end = sums + rows * positions; sums != end; row += row_length, sums += positions) {
-        const uint8_t *w = row;
+    for (const int32_t *end = sums + rows * TILE; sums != end; weights += row_length, sums += TILE) {
+        const uint8_t *w = (const uint8_t *)weights;
         const uint32_t *pairs = values;
-        if (positions == 1) {
-            int32_t sum = sums[0];
-            UNROLLED(2)
-            for (uint32_t left = fours; left; left--, w += 4, pairs += 2) {
-                const uint32_t four = load_u32(w);
-                sum = __smlad(pairs[0], even_bytes(four), sum);
-                sum = __smlad(pairs[1], odd_bytes(four), sum);
-            }
-            sums[0] = sum;
-            continue;
-        }
         int32_t s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = sums[3];
         for (uint32_t left = fours; left; left--, w += 4) {
             const uint32_t four = load_u32(w), even = even_bytes(four), odd = odd_bytes(four);
@@ -241,6 +229,23 @@ SPECIALISE void multiply(uint32_t positions, const uint32_t *values, uint32_t fo
         sums[0] = s0, sums[1] = s1, sums[2] = s2, sums[3] = s3;
     }
 }
+
+NOT_INLINED void multiply_1(const uint32_t *values, uint32_t fours, const int8_t *weights, uint32_t row_length,
+                            uint32_t rows, int32_t *sums)
+{
+    for (const int32_t *end = sums + rows; sums != end; weights += row_length) {
+        const uint8_t *w = (const uint8_t *)weights;
+        const uint32_t *pairs = values;
+        int32_t sum = *sums;
+        UNROLLED(2)
+        for (uint32_t left = fours; left; left--, w += 4, pairs += 2) {
+            const uint32_t four = load_u32(w);
+            sum = __smlad(pairs[0], even_bytes(four), sum);
+            sum = __smlad(pairs[1], odd_bytes(four), sum);
+        }
+        *sums++ = sum;
+    }
+}
 #else
 enum { VALUE_BYTES = 1 };
 
@@ -251,18 +256,11 @@ SPECIALISE uint32_t prepare(const group *g, const tile *t, uint32_t positions, u
     return channels * g->taps;
 }
 
-SPECIALISE void multiply(uint32_t positions, const uint32_t *values, uint32_t count, const int8_t *weights,
-                         uint32_t row_length, uint32_t rows, int32_t *sums)
+NOT_INLINED void multiply_4(const uint32_t *values, uint32_t count, const int8_t *weights, uint32_t row_length,
+                            uint32_t rows, int32_t *sums)
 {
-    for (const int32_t *end = sums + rows * positions; sums != end; weights += row_length, sums += positions) {
+    for (const int32_t *end = sums + rows * TILE; sums != end; weights += row_length, sums += TILE) {
         const int8_t *w = weights, *x = (const int8_t *)values;
-        if (positions == 1) {
-            int32_t sum = sums[0];
-            for (uint32_t left = count; left; left--)
-                sum += *w++ * *x++;
-            sums[0] = sum;
-            continue;
-        }
         int32_t s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = sums[3];
         for (uint32_t left = count; left; left--, x += TILE) {
             const int32_t weight = *w++;
@@ -272,6 +270,18 @@ SPECIALISE void multiply(uint32_t positions, const uint32_t *values, uint32_t co
             s3 += weight * x[3];
         }
         sums[0] = s0, sums[1] = s1, sums[2] = s2, sums[3] = s3;
+    }
+}
+
+NOT_INLINED void multiply_1(const uint32_t *values, uint32_t count, const int8_t *weights, uint32_t row_length,
+                            uint32_t rows, int32_t *sums)
+{
+    for (const int32_t *end = sums + rows; sums != end; weights += row_length) {
+        const int8_t *w = weights, *x = (const int8_t *)values;
+        int32_t sum = *sums;
+        for (uint32_t left = count; left; left--)
+            sum += *w++ * *x++;
+        *sums++ = sum;
     }
 }
 #endif
@@ -308,7 +318,7 @@ SPECIALISE void run_tile(const group *g, const tile *t, uint32_t positions)
             count = g->in_channels - from < room ? g->in_channels - from : room;
             if (c == 0 || count < g->in_channels)
                 length = prepare(g, t, positions, from, count, values);
-            multiply(positions, values, length, weights, row_length, rows, sums);
+            (positions == TILE ? multiply_4 : multiply_1)(values, length, weights, row_length, rows, sums);
         }
         for (uint32_t i = 0; i < rows; i++, row += g->plane) {
             const row_scale scale = read_scale(&scales);
