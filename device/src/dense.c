@@ -2,23 +2,19 @@
  * output channels, in the order of their weights, the zero point for what lies outside; so the kernel's shape, strides
  * and padding are no matter to the multiplication. A row of weights is taken in slices of as many input channels as
  * there is room for, while the sums of some output channels wait. */
+#include "dsp.h"
 #include "internal.h"
+#include "windows.h"
 
 /* Output positions of a tile, bytes of gathered inputs, sums that wait for the next slice. */
 enum { TILE = 4, SLICE_BYTES = 512, WAITING = 64 };
-
-/* The windows along one axis, in distances from the first value of the first window. */
-typedef struct {
-    uint32_t stride, dilation, taps;
-    uint32_t begin, end; /* of the input with its border */
-} axis;
 
 /* The output channels that read the same input channels. */
 typedef struct {
     const int8_t *input; /* first value of the first window */
     int8_t *output;
     uint32_t pitch, plane, height, width; /* of the output */
-    axis vertical, horizontal;
+    axis down, across;
     uint32_t in_pitch, in_plane;
     int8_t zero_point;
     range outputs;
@@ -27,11 +23,6 @@ typedef struct {
     uint32_t taps, in_channels, channels; /* a kernel's taps, input channels, output channels */
     uint32_t slice; /* input channels whose inputs at one position there is room for */
 } group;
-
-/* Which taps of a window lie inside, along one axis. */
-typedef struct {
-    uint32_t from, end;
-} span;
 
 /* Output positions one after another, from position x of the row that begins at `row`, which may end before them. */
 typedef struct {
@@ -42,29 +33,6 @@ typedef struct {
     int8_t *row;
     uint32_t x;
 } tile;
-
-static axis along(uint32_t stride, uint32_t dilation, uint32_t taps, uint32_t pad, uint32_t before, uint32_t size,
-                  uint32_t after)
-{
-    return (axis){
-        .stride = stride,
-        .dilation = dilation,
-        .taps = taps,
-        .begin = pad > before ? pad - before : 0,
-        .end = pad + size + after,
-    };
-}
-
-static span taps_inside(const axis *a, uint32_t window)
-{
-    const uint32_t at = window * a->stride;
-    span s = {0, a->taps};
-    while (s.from < s.end && at + s.from * a->dilation < a->begin)
-        s.from++;
-    while (s.end > s.from && at + (s.end - 1u) * a->dilation >= a->end)
-        s.end--;
-    return s;
-}
 
 static inline int is_inside(const span *s, uint32_t tap) { return tap >= s->from && tap < s->end; }
 
@@ -79,8 +47,8 @@ static void fill(int8_t *to, const int8_t *end, uint32_t step, int8_t value)
 /* The inputs of some channels at neighbouring positions, tap after tap. What lies beside the input is read, too. */
 static void gather_neighbours(const group *g, const int8_t *corner, const span *inside, uint32_t channels, int8_t *to)
 {
-    const uint32_t rows = g->vertical.taps, down = g->vertical.dilation * g->in_pitch;
-    const uint32_t columns = g->horizontal.taps, across = g->horizontal.dilation;
+    const uint32_t rows = g->down.taps, down = g->down.dilation * g->in_pitch;
+    const uint32_t columns = g->across.taps, across = g->across.dilation;
     for (; channels; channels--, corner += g->in_plane) {
         const int8_t *line = corner;
         for (uint32_t ky = 0; ky < rows; ky++, line += down) {
@@ -95,8 +63,8 @@ static void gather_neighbours(const group *g, const int8_t *corner, const span *
 SPECIALISE void gather_anywhere(const group *g, const tile *t, uint32_t positions, uint32_t offset, uint32_t channels,
                                 int8_t *to)
 {
-    const uint32_t rows = g->vertical.taps, down = g->vertical.dilation * g->in_pitch;
-    const uint32_t columns = g->horizontal.taps, across = g->horizontal.dilation;
+    const uint32_t rows = g->down.taps, down = g->down.dilation * g->in_pitch;
+    const uint32_t columns = g->across.taps, across = g->across.dilation;
     for (; channels; channels--, offset += g->in_plane)
         for (uint32_t ky = 0, line = offset; ky < rows; ky++, line += down) {
             const int8_t *from[TILE];
@@ -128,12 +96,12 @@ SPECIALISE void gather_points(const group *g, const tile *t, uint32_t positions,
 static void clip(const group *g, const span *rows, const span *columns, uint32_t positions, uint32_t channels,
                  int8_t *to)
 {
-    const uint32_t line = g->horizontal.taps * positions, kernel = g->taps * positions;
+    const uint32_t line = g->across.taps * positions, kernel = g->taps * positions;
     const int8_t *end = to + channels * kernel;
-    for (uint32_t kx = 0; kx < g->horizontal.taps; kx++)
+    for (uint32_t kx = 0; kx < g->across.taps; kx++)
         if (!is_inside(columns, kx))
             fill(to + kx * positions, end, line, g->zero_point);
-    for (uint32_t ky = 0; ky < g->vertical.taps; ky++)
+    for (uint32_t ky = 0; ky < g->down.taps; ky++)
         if (!is_inside(rows, ky))
             for (int8_t *first = to + ky * line; first < end; first += kernel)
                 fill(first, first + line, positions, g->zero_point);
@@ -155,12 +123,8 @@ SPECIALISE void gather(const group *g, const tile *t, uint32_t positions, uint32
             clip(g, &t->rows[p], &t->columns[p], positions, channels, to + p);
 }
 
-#ifdef __ARM_FEATURE_SIMD32
-#include <arm_acle.h>
+#if ENTROPI_DSP
 enum { VALUE_BYTES = 2 };
-
-static inline uint32_t even_bytes(uint32_t four) { return __sxtb16(four); }
-static inline uint32_t odd_bytes(uint32_t four) { return __sxtb16(four >> 8 | four << 24); }
 
 /* Four inputs after each other at every position become pairs of 16 bits: the first and third, then the second and
  * fourth. The bytes are the upper half of where the pairs go. */
@@ -174,9 +138,8 @@ SPECIALISE void widen(uint32_t positions, uint32_t fours, uint32_t *pairs)
             continue;
         }
         const uint32_t a = bytes[0], b = bytes[1], c = bytes[2], d = bytes[3];
-        const uint32_t ac = (a & 0xFFFFu) | c << 16, ca = a >> 16 | (c & 0xFFFF0000u);
+        const uint32_t ac = join_lower(a, c), ca = join_upper(a, c), bd = join_lower(b, d), db = join_upper(b, d);
         pairs[0] = even_bytes(ac), pairs[1] = odd_bytes(ac), pairs[2] = even_bytes(ca), pairs[3] = odd_bytes(ca);
-        const uint32_t bd = (b & 0xFFFFu) | d << 16, db = b >> 16 | (d & 0xFFFF0000u);
         pairs[4] = even_bytes(bd), pairs[5] = odd_bytes(bd), pairs[6] = even_bytes(db), pairs[7] = odd_bytes(db);
     }
 }
@@ -213,17 +176,17 @@ NOT_INLINED void multiply_4(const uint32_t *values, uint32_t fours, const int8_t
             const uint32_t four = load_u32(w), even = even_bytes(four), odd = odd_bytes(four);
             {
                 LOAD_FOUR(pairs, a, b, c, d);
-                s0 = __smlad(a, even, s0);
-                s1 = __smlad(b, even, s1);
-                s2 = __smlad(c, even, s2);
-                s3 = __smlad(d, even, s3);
+                s0 = multiply_halves(a, even, s0);
+                s1 = multiply_halves(b, even, s1);
+                s2 = multiply_halves(c, even, s2);
+                s3 = multiply_halves(d, even, s3);
             }
             {
                 LOAD_FOUR(pairs, a, b, c, d);
-                s0 = __smlad(a, odd, s0);
-                s1 = __smlad(b, odd, s1);
-                s2 = __smlad(c, odd, s2);
-                s3 = __smlad(d, odd, s3);
+                s0 = multiply_halves(a, odd, s0);
+                s1 = multiply_halves(b, odd, s1);
+                s2 = multiply_halves(c, odd, s2);
+                s3 = multiply_halves(d, odd, s3);
             }
         }
         sums[0] = s0, sums[1] = s1, sums[2] = s2, sums[3] = s3;
@@ -240,8 +203,8 @@ NOT_INLINED void multiply_1(const uint32_t *values, uint32_t fours, const int8_t
         UNROLLED(2)
         for (uint32_t left = fours; left; left--, w += 4, pairs += 2) {
             const uint32_t four = load_u32(w);
-            sum = __smlad(pairs[0], even_bytes(four), sum);
-            sum = __smlad(pairs[1], odd_bytes(four), sum);
+            sum = multiply_halves(pairs[0], even_bytes(four), sum);
+            sum = multiply_halves(pairs[1], odd_bytes(four), sum);
         }
         *sums++ = sum;
     }
@@ -338,13 +301,13 @@ static void run_group(const group *g)
         count = at < tiled ? TILE : 1;
         t.row = g->output + y * g->pitch;
         t.x = x;
-        t.is_adjacent = g->horizontal.stride == 1 && x + TILE <= g->width;
+        t.is_adjacent = g->across.stride == 1 && x + TILE <= g->width;
         t.is_whole = 1;
         for (uint32_t p = 0; p < count; p++) {
-            t.rows[p] = taps_inside(&g->vertical, y);
-            t.columns[p] = taps_inside(&g->horizontal, x);
-            t.is_whole &= is_whole(&t.rows[p], g->vertical.taps) && is_whole(&t.columns[p], g->horizontal.taps);
-            t.corner[p] = g->input + y * g->vertical.stride * g->in_pitch + x * g->horizontal.stride;
+            t.rows[p] = taps_inside(&g->down, y);
+            t.columns[p] = taps_inside(&g->across, x);
+            t.is_whole &= is_whole(&t.rows[p], g->down.taps) && is_whole(&t.columns[p], g->across.taps);
+            t.corner[p] = g->input + y * g->down.stride * g->in_pitch + x * g->across.stride;
             if (++x == g->width)
                 x = 0, y++;
         }
@@ -361,8 +324,10 @@ void run_dense(const uint8_t *image, const layer *l, const tensor *in, const ten
         .plane = out->plane,
         .height = out->height,
         .width = out->width,
-        .vertical = along(l->stride_h, l->dilation_h, l->kernel_h, l->pad_top, in->top, in->height, in->bottom),
-        .horizontal = along(l->stride_w, l->dilation_w, l->kernel_w, l->pad_left, in->left, in->width, in->right),
+        .down = along(l->stride_h, l->dilation_h, l->kernel_h, l->pad_top, in->top, in->height, in->bottom,
+                      out->height),
+        .across = along(l->stride_w, l->dilation_w, l->kernel_w, l->pad_left, in->left, in->width, in->right,
+                        out->width),
         .in_pitch = in->pitch,
         .in_plane = in->plane,
         .zero_point = in->zero_point,

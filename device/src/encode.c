@@ -51,7 +51,10 @@ static void run_layer(const uint8_t *image, const image_header *h, const layer *
     const tensor in = read_tensor(image, h, l->input);
     switch (l->kind) {
     case LAYER_CONV:
-        run_conv(image, l, &in, out, activations, scratch);
+        if (l->encoding == WEIGHTS_DENSE)
+            run_dense(image, l, &in, out, activations);
+        else
+            run_sparse(image, l, &in, out, activations, scratch);
         break;
     case LAYER_MAX_POOL:
     case LAYER_AVERAGE_POOL:
@@ -94,7 +97,7 @@ entropi_status entropi_encode_observed(entropi *self, const int8_t *input, size_
         return ENTROPI_E_ARGUMENT;
 
     uint32_t *scratch = (uint32_t *)(void *)(self->arena + self->working_at);
-    int8_t *activations = (int8_t *)(scratch + (h.scratch_words + (h.scratch_words & 1u)));
+    int8_t *activations = (int8_t *)(scratch + working_words(&h));
     copy_in(&in, input, activations);
     for (uint32_t i = 0; i < h.layers; i++) {
         const layer l = read_layer(self->image, &h, i);

@@ -25,13 +25,13 @@
 #define read_tensor entropi_read_tensor
 #define read_weight entropi_read_weight
 #define run_add entropi_run_add
-#define run_conv entropi_run_conv
 #define run_copy entropi_run_copy
 #define run_dense entropi_run_dense
 #define run_mean entropi_run_mean
 #define run_mul entropi_run_mul
 #define run_pool entropi_run_pool
 #define run_softmax entropi_run_softmax
+#define run_sparse entropi_run_sparse
 #define run_table entropi_run_table
 #define score_classes entropi_score_classes
 #define standardise entropi_standardise
@@ -155,7 +155,7 @@ typedef struct {
     uint32_t unit;        /* codes: what a zero adds to the distance, 2^k; k bits are the remainder */
     uint32_t fixed, less; /* codes: k + 9 bits beside the zeros; unit - 1 */
     uint32_t next;        /* the entry read ahead lies so many positions after the start of the row */
-    uint32_t value;       /* and has this value, as 8 bits */
+    int32_t value;        /* and has this value */
 } entry_reader;
 
 /* Most zeros and remainder bits before a code's value: 7 bits of offset in a byte, the zeros, a one, the remainder and
@@ -188,10 +188,10 @@ SPECIALISE void read_entry(entry_reader *r, int is_rice)
         const uint32_t window = code_window(r), zeros = leading_zeros(window);
         const uint32_t code = (window << zeros) >> (32u - r->fixed); /* a one, the remainder, the value */
         r->bit += zeros + r->fixed;
-        r->value = code & 0xFFu;
+        r->value = (int8_t)code;
         r->next = r->next - r->less + zeros * r->unit + (code >> 8);
     } else {
-        r->value = r->at[0];
+        r->value = (int8_t)r->at[0];
         r->next += r->at[1];
         r->at += PAIR_BYTES;
     }
@@ -264,11 +264,16 @@ static inline range range_of(const layer *l, const tensor *out)
 /* Scale `count` sums to neighbouring outputs. The scale's bias is no part of it. */
 void put(const row_scale *scale, const range *outputs, const int32_t *sums, uint32_t count, int8_t *to);
 
-/* The layer kernels: activations is the start of the activation bytes, scratch the words for the taps of a kernel, one
- * more of them, and one decoded row. */
-void run_conv(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations,
-              uint32_t *scratch);
-/* A convolution with dense weights. */
+/* Words before the activation bytes, an even number: for the taps of a sparse kernel, one more of them, and a decoded
+ * row, whose pairs of weights take three words where the header counts one for each weight. */
+static inline uint32_t working_words(const image_header *header)
+{
+    return (header->scratch_words + header->scratch_words / 2u + 1u) & ~1u;
+}
+
+/* The layer kernels: activations is the start of the activation bytes, scratch the words before them. */
+void run_sparse(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations,
+                uint32_t *scratch);
 void run_dense(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations);
 void run_pool(const layer *l, const tensor *in, const tensor *out, int8_t *activations);
 void run_add(const uint8_t *image, const layer *l, const tensor *a, const tensor *b, const tensor *out,
@@ -286,6 +291,12 @@ static inline int32_t multiply_rounded(int32_t x, int32_t multiplier)
     const int64_t product = (int64_t)x * multiplier;
     const uint32_t high = (uint32_t)((uint64_t)product >> 32), low = (uint32_t)product;
     return (int32_t)((high << 1 | low >> 31) + (low >> 30 & 1u));
+}
+
+/* sum + a * b / 2^32 rounded half up */
+static inline int32_t add_high_product(int32_t sum, int32_t a, int32_t b)
+{
+    return sum + (int32_t)(((int64_t)a * b + 0x80000000) >> 32);
 }
 
 /* high / 2^right rounded half away from zero; right is at least 1, half is 2^(right - 1). */
@@ -306,6 +317,33 @@ static inline int32_t requantise(int32_t x, int32_t multiplier, int shift)
 static inline int8_t clamp_i8(int32_t x, int32_t low, int32_t high)
 {
     return (int8_t)(x < low ? low : x > high ? high : x);
+}
+
+/* The usual scale: outputs of all of int8, no left shift. It is requantise and the zero point in two rounded products. */
+typedef struct {
+    int32_t factor, divisor, zero_point;
+} usual_scale;
+
+static inline int is_usual(const row_scale *scale, const range *outputs)
+{
+    return scale->multiplier >= 1 << 30 && scale->shift < -1 && outputs->low == INT8_MIN && outputs->high == INT8_MAX;
+}
+
+static inline usual_scale usual(const row_scale *scale, const range *outputs)
+{
+    usual_scale s = {
+        .factor = (int32_t)((uint32_t)scale->multiplier << 1), /* 2 * multiplier - 2^32 */
+        .divisor = 1 << (32 + scale->shift),
+        .zero_point = outputs->zero_point,
+    };
+    OWN_REGISTER(s.divisor) /* a product is one instruction, a shift of 64 bits is many */
+    return s;
+}
+
+static inline int8_t usual_output(int32_t sum, const usual_scale *s)
+{
+    const int32_t high = add_high_product(sum, sum, s->factor);
+    return clamp_i8(add_high_product(s->zero_point, high + (high >> 31), s->divisor), INT8_MIN, INT8_MAX);
 }
 
 /* A head of zeros, and no sample waiting, in an arena that is laid out. */
