@@ -59,20 +59,30 @@ static void gather_neighbours(const group *g, const int8_t *corner, const span *
     }
 }
 
+/* Position p's inputs in row ky of the kernel; in one that lies outside, those of the first row inside. */
+SPECIALISE const int8_t *line_at(const tile *t, uint32_t p, uint32_t ky, uint32_t offset, uint32_t down)
+{
+    return t->corner[p] + offset + (is_inside(&t->rows[p], ky) ? ky : t->rows[p].from) * down;
+}
+
 /* The same at any positions. */
 SPECIALISE void gather_anywhere(const group *g, const tile *t, uint32_t positions, uint32_t offset, uint32_t channels,
                                 int8_t *to)
 {
     const uint32_t rows = g->down.taps, down = g->down.dilation * g->in_pitch;
-    const uint32_t columns = g->across.taps, across = g->across.dilation;
+    const uint32_t across = g->across.dilation, length = g->across.taps * across;
     for (; channels; channels--, offset += g->in_plane)
-        for (uint32_t ky = 0, line = offset; ky < rows; ky++, line += down) {
-            const int8_t *from[TILE];
-            for (uint32_t p = 0; p < positions; p++)
-                from[p] = t->corner[p] + (is_inside(&t->rows[p], ky) ? line : offset + t->rows[p].from * down);
-            for (uint32_t left = columns, at = 0; left; left--, at += across)
-                for (uint32_t p = 0; p < positions; p++)
-                    *to++ = from[p][at];
+        for (uint32_t ky = 0; ky < rows; ky++) {
+            const int8_t *a = line_at(t, 0, ky, offset, down);
+            if (positions == 1) {
+                for (const int8_t *end = a + length; a != end; a += across)
+                    *to++ = *a;
+                continue;
+            }
+            const int8_t *b = line_at(t, 1, ky, offset, down);
+            const int8_t *c = line_at(t, 2, ky, offset, down), *d = line_at(t, 3, ky, offset, down);
+            for (uint32_t at = 0; at != length; at += across, to += TILE)
+                to[0] = a[at], to[1] = b[at], to[2] = c[at], to[3] = d[at];
         }
 }
 
@@ -87,9 +97,12 @@ SPECIALISE void gather_points(const group *g, const tile *t, uint32_t positions,
             copy_bytes(to, from, TILE);
         return;
     }
-    for (; channels; channels--, offset += step)
-        for (uint32_t p = 0; p < positions; p++)
-            *to++ = t->corner[p][offset];
+    const int8_t *a = t->corner[0], *b = t->corner[1], *c = t->corner[2], *d = t->corner[3];
+    for (; channels; channels--, offset += step, to += positions) {
+        to[0] = a[offset];
+        if (positions == TILE)
+            to[1] = b[offset], to[2] = c[offset], to[3] = d[offset];
+    }
 }
 
 /* The zero point for the taps outside, of the position to which `to` belongs. */
@@ -193,20 +206,33 @@ NOT_INLINED void multiply_4(const uint32_t *values, uint32_t fours, const int8_t
     }
 }
 
+#define ADD_FOUR(row, sum)                                                                                             \
+    {                                                                                                                  \
+        const uint32_t four = load_u32(row);                                                                           \
+        sum = multiply_halves(even, even_bytes(four), sum);                                                            \
+        sum = multiply_halves(odd, odd_bytes(four), sum);                                                              \
+        row += 4;                                                                                                      \
+    }
+
+/* The same at one position, for four rows at once; `sums` has room for all of the last four. */
 NOT_INLINED void multiply_1(const uint32_t *values, uint32_t fours, const int8_t *weights, uint32_t row_length,
                             uint32_t rows, int32_t *sums)
 {
-    for (const int32_t *end = sums + rows; sums != end; weights += row_length) {
-        const uint8_t *w = (const uint8_t *)weights;
+    const uint8_t *row = (const uint8_t *)weights, *const last = row + (rows - 1u) * row_length;
+    for (const int32_t *end = sums + rows; sums < end; sums += 4) {
+        const uint8_t *a = row, *b = a == last ? a : a + row_length;
+        const uint8_t *c = b == last ? b : b + row_length, *d = c == last ? c : c + row_length;
+        row = d + row_length;
+        int32_t s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = sums[3];
         const uint32_t *pairs = values;
-        int32_t sum = *sums;
-        UNROLLED(2)
-        for (uint32_t left = fours; left; left--, w += 4, pairs += 2) {
-            const uint32_t four = load_u32(w);
-            sum = multiply_halves(pairs[0], even_bytes(four), sum);
-            sum = multiply_halves(pairs[1], odd_bytes(four), sum);
+        for (uint32_t left = fours; left; left--, pairs += 2) {
+            const uint32_t even = pairs[0], odd = pairs[1];
+            ADD_FOUR(a, s0)
+            ADD_FOUR(b, s1)
+            ADD_FOUR(c, s2)
+            ADD_FOUR(d, s3)
         }
-        *sums++ = sum;
+        sums[0] = s0, sums[1] = s1, sums[2] = s2, sums[3] = s3;
     }
 }
 #else
@@ -296,7 +322,7 @@ NOT_INLINED void run_tile_1(const group *g, const tile *t) { run_tile(g, t, 1); 
 static void run_group(const group *g)
 {
     const uint32_t positions = g->height * g->width, tiled = g->slice < TILE ? 0 : positions - positions % TILE;
-    tile t;
+    tile t = {{0}, {{0}}, {{0}}, 0, 0, 0, 0};
     for (uint32_t at = 0, y = 0, x = 0, count; at < positions; at += count) {
         count = at < tiled ? TILE : 1;
         t.row = g->output + y * g->pitch;
