@@ -6,8 +6,8 @@
 #include "internal.h"
 #include "windows.h"
 
-/* Output positions of a tile, bytes of gathered inputs, sums that wait for the next slice. */
-enum { TILE = 4, SLICE_BYTES = 512, WAITING = 64 };
+/* Output positions of a tile, sums that wait for the next slice. */
+enum { TILE = 4, WAITING = 64 };
 
 /* The output channels that read the same input channels. */
 typedef struct {
@@ -21,6 +21,7 @@ typedef struct {
     const int8_t *weights;
     scale_reader scales;
     uint32_t taps, in_channels, channels; /* a kernel's taps, input channels, output channels */
+    uint32_t *values; /* gathered inputs */
     uint32_t slice; /* input channels whose inputs at one position there is room for */
 } group;
 
@@ -289,7 +290,6 @@ SPECIALISE void put_tile(const group *g, const tile *t, uint32_t positions, cons
 SPECIALISE void run_tile(const group *g, const tile *t, uint32_t positions)
 {
     const uint32_t row_length = g->in_channels * g->taps, room = g->slice / positions, most = WAITING / positions;
-    uint32_t values[SLICE_BYTES / 4];
     int32_t sums[WAITING];
     scale_reader scales = g->scales;
     int8_t *row = t->row;
@@ -306,8 +306,8 @@ SPECIALISE void run_tile(const group *g, const tile *t, uint32_t positions)
         for (uint32_t from = 0, count; from < g->in_channels; from += count, weights += count * g->taps) {
             count = g->in_channels - from < room ? g->in_channels - from : room;
             if (c == 0 || count < g->in_channels)
-                length = prepare(g, t, positions, from, count, values);
-            (positions == TILE ? multiply_4 : multiply_1)(values, length, weights, row_length, rows, sums);
+                length = prepare(g, t, positions, from, count, g->values);
+            (positions == TILE ? multiply_4 : multiply_1)(g->values, length, weights, row_length, rows, sums);
         }
         for (uint32_t i = 0; i < rows; i++, row += g->plane) {
             const row_scale scale = read_scale(&scales);
@@ -341,7 +341,8 @@ static void run_group(const group *g)
     }
 }
 
-void run_dense(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations)
+void run_dense(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations,
+               uint32_t *scratch)
 {
     group g = {
         .input = activations + ((int32_t)interior(in) - (int32_t)(l->pad_top * in->pitch + l->pad_left)),
@@ -363,8 +364,9 @@ void run_dense(const uint8_t *image, const layer *l, const tensor *in, const ten
         .taps = (uint32_t)l->kernel_h * l->kernel_w,
         .in_channels = in->channels / l->groups,
         .channels = out->channels / l->groups,
+        .values = scratch,
     };
-    g.slice = SLICE_BYTES / VALUE_BYTES / g.taps;
+    g.slice = GATHERED_WORDS * 4u / VALUE_BYTES / g.taps;
     for (uint32_t i = 0; i < l->groups; i++) {
         run_group(&g);
         g.input += g.in_channels * g.in_plane;

@@ -52,7 +52,7 @@ static void run_layer(const uint8_t *image, const image_header *h, const layer *
     switch (l->kind) {
     case LAYER_CONV:
         if (l->encoding == WEIGHTS_DENSE)
-            run_dense(image, l, &in, out, activations);
+            run_dense(image, l, &in, out, activations, scratch);
         else
             run_sparse(image, l, &in, out, activations, scratch);
         break;
@@ -97,7 +97,7 @@ entropi_status entropi_encode_observed(entropi *self, const int8_t *input, size_
         return ENTROPI_E_ARGUMENT;
 
     uint32_t *scratch = (uint32_t *)(void *)(self->arena + self->working_at);
-    int8_t *activations = (int8_t *)(scratch + working_words(&h));
+    int8_t *activations = (int8_t *)(scratch + working_words(self->image, &h));
     copy_in(&in, input, activations);
     for (uint32_t i = 0; i < h.layers; i++) {
         const layer l = read_layer(self->image, &h, i);

@@ -39,6 +39,7 @@
 #define start_head entropi_start_head
 #define take_step entropi_take_step
 #define validate_layers entropi_validate_layers
+#define working_words entropi_working_words
 
 /* A kernel whose arguments are constants where it is used: one specialised copy a use, at -Os too. */
 #if defined(__GNUC__)
@@ -93,7 +94,7 @@ enum {
 enum { WEIGHTS_DENSE = 0, WEIGHTS_PAIRS = 1, WEIGHTS_RICE = 2 };
 enum { WINDOW_PADDED = 0, WINDOW_CLIPPED = 1 }; /* what a pool does at the edge */
 enum { TABLE_BYTES = 256, SOFTMAX_BYTES = 1024, MAX_SOFTMAX = 256 };
-enum { MAX_TAPS = 121, TAP_WORDS = 2, ADD_HEADROOM_BITS = 20 };
+enum { MAX_TAPS = 121, TAP_WORDS = 2, GATHERED_WORDS = 128, ADD_HEADROOM_BITS = 20 };
 
 /* The image is little-endian and read byte by byte: no alignment is asked of it, and no byte order of the core. */
 static inline uint16_t load_u16(const uint8_t *p) { return (uint16_t)(p[0] | p[1] << 8); }
@@ -265,16 +266,15 @@ static inline range range_of(const layer *l, const tensor *out)
 void put(const row_scale *scale, const range *outputs, const int32_t *sums, uint32_t count, int8_t *to);
 
 /* Words before the activation bytes, an even number: for the taps of a sparse kernel, one more of them, and a decoded
- * row, whose pairs of weights take three words where the header counts one for each weight. */
-static inline uint32_t working_words(const image_header *header)
-{
-    return (header->scratch_words + header->scratch_words / 2u + 1u) & ~1u;
-}
+ * row, whose pairs of weights take three words where the header counts one for each weight; or for the gathered inputs
+ * of a dense convolution. */
+uint32_t working_words(const uint8_t *image, const image_header *header);
 
 /* The layer kernels: activations is the start of the activation bytes, scratch the words before them. */
 void run_sparse(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations,
                 uint32_t *scratch);
-void run_dense(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations);
+void run_dense(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations,
+               uint32_t *scratch);
 void run_pool(const layer *l, const tensor *in, const tensor *out, int8_t *activations);
 void run_add(const uint8_t *image, const layer *l, const tensor *a, const tensor *b, const tensor *out,
              int8_t *activations);
@@ -319,19 +319,19 @@ static inline int8_t clamp_i8(int32_t x, int32_t low, int32_t high)
     return (int8_t)(x < low ? low : x > high ? high : x);
 }
 
-/* The usual scale: outputs of all of int8, no left shift. It is requantise and the zero point in two rounded products. */
+/* The scale that nearly all rows have: outputs of all of int8, no left shift. It is requantise and the zero point in two rounded products. */
 typedef struct {
     int32_t factor, divisor, zero_point;
-} usual_scale;
+} quick_scale;
 
-static inline int is_usual(const row_scale *scale, const range *outputs)
+static inline int is_quick(const row_scale *scale, const range *outputs)
 {
     return scale->multiplier >= 1 << 30 && scale->shift < -1 && outputs->low == INT8_MIN && outputs->high == INT8_MAX;
 }
 
-static inline usual_scale usual(const row_scale *scale, const range *outputs)
+static inline quick_scale quick(const row_scale *scale, const range *outputs)
 {
-    usual_scale s = {
+    quick_scale s = {
         .factor = (int32_t)((uint32_t)scale->multiplier << 1), /* 2 * multiplier - 2^32 */
         .divisor = 1 << (32 + scale->shift),
         .zero_point = outputs->zero_point,
@@ -340,7 +340,7 @@ static inline usual_scale usual(const row_scale *scale, const range *outputs)
     return s;
 }
 
-static inline int8_t usual_output(int32_t sum, const usual_scale *s)
+static inline int8_t quick_output(int32_t sum, const quick_scale *s)
 {
     const int32_t high = add_high_product(sum, sum, s->factor);
     return clamp_i8(add_high_product(s->zero_point, high + (high >> 31), s->divisor), INT8_MIN, INT8_MAX);

@@ -17,6 +17,20 @@ typedef struct {
     uint32_t values;
 } pair;
 
+/* The words of a pair; returns the next one. */
+static inline const pair *load_words(const pair *p, uint32_t *first, uint32_t *second, uint32_t *values)
+{
+#if defined(__GNUC__) && defined(__thumb__)
+    register uint32_t a __asm__("r4"), b __asm__("r5"), c __asm__("r6");
+    __asm__("ldmia %0!, {%1, %2, %3}" : "+l"(p), "=r"(a), "=r"(b), "=r"(c) : "m"(*p));
+    *first = a, *second = b, *values = c;
+    return p;
+#else
+    *first = p->offset[0], *second = p->offset[1], *values = p->values;
+    return p + 1;
+#endif
+}
+
 /* One of the kernel's positions. */
 typedef struct {
     uint32_t behind; /* from a window's corner to the tap's input behind the last channel */
@@ -29,8 +43,9 @@ typedef struct {
     const tap *taps; /* and one behind the last */
     uint32_t rows, columns;
     row_scale scale;
-    usual_scale usual; /* where the scale is usual */
-    int is_usual;
+    int is_odd;              /* the number of pairs */
+    int32_t factor, divisor; /* of usual_output */
+    int is_usual;            /* every output is */
 } channel;
 
 typedef struct geometry geometry;
@@ -40,8 +55,16 @@ typedef struct {
     uint32_t y, y_end, x, x_end;
 } area;
 
-/* Compute an area of whole tiles, the window of whose first position has this corner. */
-typedef void run_tiles(const geometry *g, const channel *k, const int8_t *corner, const area *a);
+/* Compute an area of whole tiles. */
+typedef void run_tiles(const geometry *g, const channel *k, const area *a);
+
+/* Areas that together are some rows of output positions. */
+enum { MOST_PARTS = 3 };
+typedef struct {
+    uint32_t count;
+    run_tiles *run[MOST_PARTS];
+    area areas[MOST_PARTS];
+} parts;
 
 struct geometry {
     const int8_t *input; /* first value of the first window */
@@ -50,9 +73,10 @@ struct geometry {
     int32_t input_zero_point;
     range outputs;
     axis down, across;
-    int clipped; /* some window reaches beyond the border at the left or right */
+    int is_usual; /* no window reaches beyond the border at the left or right, outputs of all of int8 */
     run_tiles *wide;
     uint32_t rows, columns; /* of a wide tile */
+    parts whole;            /* the rows all of whose windows have every row of the kernel */
 };
 
 /* Weight number `i` of those that begin with a pair's first. */
@@ -67,6 +91,29 @@ static inline uint32_t first_of(const pair *pairs, const tap *t)
 {
     const uint32_t bytes = t->start - (uint32_t)(uintptr_t)pairs;
     return bytes / (uint32_t)sizeof *pairs * 2u + (bytes & 1u);
+}
+
+/* The usual row: no window reaches beyond the border at a side, outputs of all of int8, no left shift. Then requantise
+ * and the zero point are two rounded products. */
+static void prepare_scale(channel *k, const geometry *g)
+{
+    const int32_t multiplier = k->scale.multiplier;
+    const int shift = k->scale.shift;
+    k->is_usual = g->is_usual && multiplier >= 1 << 30 && shift < -1;
+    k->factor = (int32_t)((uint32_t)multiplier << 1); /* 2 * multiplier - 2^32 */
+    k->divisor = k->is_usual ? 1 << (32 + shift) : 0;
+}
+
+/* sum + a * b / 2^32 rounded half up */
+static inline int32_t add_high(int32_t sum, int32_t a, int32_t b)
+{
+    return sum + (int32_t)(((int64_t)a * b + 0x80000000) >> 32);
+}
+
+static inline int8_t usual_output(int32_t sum, int32_t factor, int32_t divisor, int32_t zero_point)
+{
+    const int32_t high = add_high(sum, sum, factor);
+    return clamp_i8(add_high(zero_point, high + (high >> 31), divisor), INT8_MIN, INT8_MAX);
 }
 
 /* What the columns from..end - 1 of the kernel have added to a window's sum, more than the zero point would. */
@@ -98,7 +145,6 @@ NOT_INLINED void finish_tile(const geometry *g, const channel *k, const int8_t *
         put(&k->scale, &g->outputs, sums, columns, to);
 }
 
-/* Add the products of a pair to a tile's sums, s[0] to s[3]; x is the corner of the window of its first position. */
 #if ENTROPI_DSP
 
 static inline uint32_t load_2(const int8_t *p)
@@ -115,82 +161,93 @@ static inline uint32_t load_4(const int8_t *p)
     return bytes;
 }
 
-SPECIALISE void add_products(uint32_t a, uint32_t b, uint32_t values, int32_t *s)
+/* Add the products of both inputs, bytes a and b, at two positions. */
+SPECIALISE void add_products(uint32_t both, uint32_t values, int32_t *s)
 {
-    const uint32_t both = join_lower(a, b);
     s[0] = multiply_halves(even_bytes(both), values, s[0]);
     s[1] = multiply_halves(odd_bytes(both), values, s[1]);
 }
 
 #endif
 
-SPECIALISE void add_pair(const pair *p, const int8_t *x, uint32_t down, uint32_t rows, uint32_t columns,
-                         uint32_t stride, int32_t *s)
+/* Add the products of a pair to a tile's sums, s[0] to s[3]; x is the corner of the window of its first position.
+ * Returns the next pair. */
+SPECIALISE const pair *add_pair(const pair *p, const int8_t *x, uint32_t down, uint32_t rows, uint32_t columns,
+                                uint32_t stride, int32_t *s)
 {
-    const int8_t *a = x + p->offset[0], *b = x + p->offset[1];
+    uint32_t first, second, values;
+    p = load_words(p, &first, &second, &values);
 #if ENTROPI_DSP
     if (stride == 1 && rows == 1 && columns == 4) {
-        const uint32_t first = load_4(a), second = load_4(b), upper = join_upper(first, second);
-        add_products(first, second, p->values, s);
-        s[2] = multiply_halves(even_bytes(upper), p->values, s[2]);
-        s[3] = multiply_halves(odd_bytes(upper), p->values, s[3]);
-        return;
+        const uint32_t a = load_4(x + first), b = load_4(x + second);
+        add_products(join_lower(a, b), values, s);
+        add_products(join_upper(a, b), values, s + 2);
+        return p;
     }
     if (stride == 1 && rows == 2 && columns == 2) {
-        add_products(load_2(a), load_2(b), p->values, s);
-        add_products(load_2(a + down), load_2(b + down), p->values, s + 2);
-        return;
+        const int8_t *const below = x + down;
+        add_products(join_lower(load_2(x + first), load_2(x + second)), values, s);
+        add_products(join_lower(load_2(below + first), load_2(below + second)), values, s + 2);
+        return p;
     }
 #endif
-    const int32_t first = (int16_t)p->values, second = (int32_t)p->values >> 16;
-    s[0] += first * a[0] + second * b[0];
+    const int8_t *a = x + first, *b = x + second;
+    const int32_t v = (int16_t)values, w = (int32_t)values >> 16;
+    s[0] += v * a[0] + w * b[0];
     if (columns > 1)
-        s[1] += first * a[stride] + second * b[stride];
+        s[1] += v * a[stride] + w * b[stride];
     if (columns > 2) {
-        s[2] += first * a[2 * stride] + second * b[2 * stride];
-        s[3] += first * a[3 * stride] + second * b[3 * stride];
+        s[2] += v * a[2 * stride] + w * b[2 * stride];
+        s[3] += v * a[3 * stride] + w * b[3 * stride];
     } else if (rows > 1) {
-        s[2] += first * a[down] + second * b[down];
-        s[3] += first * a[down + stride] + second * b[down + stride];
+        s[2] += v * a[down] + w * b[down];
+        s[3] += v * a[down + stride] + w * b[down + stride];
     }
+    return p;
 }
 
-SPECIALISE void tiles(const geometry *g, const channel *k, const int8_t *corner, const area *a, uint32_t rows,
-                      uint32_t columns, uint32_t stride)
+SPECIALISE void tiles(const geometry *g, const channel *k, const area *a, uint32_t rows, uint32_t columns,
+                      uint32_t stride)
 {
     const uint32_t down = g->stride_y, across = stride ? stride : g->stride_x;
-    corner += a->x * across;
+    const int8_t *corner = g->input + a->y * down + a->x * across;
     for (uint32_t y = a->y; y < a->y_end; y += rows, corner += rows * down) {
         const int8_t *x = corner;
         int8_t *to = g->output + y * g->pitch + a->x, *const last = to + (a->x_end - a->x);
         for (; to != last; to += columns, x += columns * across) {
             const int32_t bias = k->scale.bias;
             int32_t s[4] = {bias, bias, bias, bias};
-            for (const pair *p = k->pairs; p != k->end; p++)
-                add_pair(p, x, down, rows, columns, across, s);
-            const uint32_t column = (uint32_t)(to - last) + a->x_end;
-            if (k->is_usual && (!g->clipped || are_inside(&g->across, column, columns))) {
-                const usual_scale usual = k->usual;
-                to[0] = usual_output(s[0], &usual);
+            const pair *p = k->pairs, *const end = k->end;
+            const int by_twos = stride == 1 && rows == 1 && columns == 4;
+            if (by_twos && k->is_odd)
+                p = add_pair(p, x, down, rows, columns, across, s);
+            while (p != end) {
+                p = add_pair(p, x, down, rows, columns, across, s);
+                if (by_twos)
+                    p = add_pair(p, x, down, rows, columns, across, s);
+            }
+            if (k->is_usual) {
+                const int32_t factor = k->factor, divisor = k->divisor, zero_point = g->outputs.zero_point;
+                to[0] = usual_output(s[0], factor, divisor, zero_point);
                 if (columns > 1)
-                    to[1] = usual_output(s[1], &usual);
+                    to[1] = usual_output(s[1], factor, divisor, zero_point);
                 int8_t *const rest = rows > 1 ? to + g->pitch : to + 2;
                 if (rows * columns > 2) {
-                    rest[0] = usual_output(s[2], &usual);
-                    rest[1] = usual_output(s[3], &usual);
+                    rest[0] = usual_output(s[2], factor, divisor, zero_point);
+                    rest[1] = usual_output(s[3], factor, divisor, zero_point);
                 }
             } else {
                 int32_t sums[4] = {s[0], s[1], s[2], s[3]};
-                finish_tile(g, k, x, column, rows, columns, sums, to);
+                finish_tile(g, k, x, (uint32_t)(to - last) + a->x_end, rows, columns, sums, to);
             }
         }
     }
 }
 
 #define TILES(name, rows, columns, stride)                                                                             \
-    static void name(const geometry *g, const channel *k, const int8_t *corner, const area *a)                         \
+    static void name(const geometry *g, const channel *k, const area *a)                                               \
     {                                                                                                                  \
-        tiles(g, k, corner, a, rows, columns, stride);                                                                 \
+        tiles(g, k, a, rows, columns, stride);                                                                         \
     }
 TILES(tiles_1x4_stride_1, 1, 4, 1)
 TILES(tiles_1x4_stride_2, 1, 4, 2)
@@ -213,17 +270,29 @@ static void choose_tile(geometry *g)
     }
 }
 
-/* Output rows y..end - 1, all of whose windows have the same rows of the kernel. */
-static void run_rows(const geometry *g, const channel *k, const int8_t *corner, uint32_t y, uint32_t end)
+static void add_part(parts *p, run_tiles *run, uint32_t y, uint32_t y_end, uint32_t x, uint32_t x_end)
+{
+    if (y == y_end || x == x_end)
+        return;
+    p->run[p->count] = run;
+    p->areas[p->count++] = (area){y, y_end, x, x_end};
+}
+
+/* Output rows y..end - 1: wide tiles, and single positions at the right and below. */
+static parts divide(const geometry *g, uint32_t y, uint32_t end)
 {
     const uint32_t y_whole = end - (end - y) % g->rows, x_whole = g->width - g->width % g->columns;
-    if (y_whole > y) {
-        g->wide(g, k, corner, &(area){y, y_whole, 0, x_whole});
-        if (x_whole < g->width)
-            positions(g, k, corner, &(area){y, y_whole, x_whole, g->width});
-    }
-    if (y_whole < end)
-        positions(g, k, corner + (y_whole - y) * g->stride_y, &(area){y_whole, end, 0, g->width});
+    parts p = {0};
+    add_part(&p, g->wide, y, y_whole, 0, x_whole);
+    add_part(&p, positions, y, y_whole, x_whole, g->width);
+    add_part(&p, positions, y_whole, end, 0, g->width);
+    return p;
+}
+
+static void run_parts(const geometry *g, const channel *k, const parts *p)
+{
+    for (uint32_t i = 0; i < p->count; i++)
+        p->run[i](g, k, &p->areas[i]);
 }
 
 /* The sum of the weights from..end - 1. */
@@ -248,8 +317,10 @@ static void run_cut_row(const geometry *g, const channel *k, uint32_t y)
                       (weights_between(k, 0, first) + weights_between(k, end, first_of(k->pairs, last)));
     cut.pairs = k->pairs + first / 2u;
     cut.end = first == end ? cut.pairs : k->pairs + (end + 1u) / 2u;
+    cut.is_odd = (cut.end - cut.pairs) & 1;
+    const parts row = divide(g, y, y + 1);
     if (first == end) {
-        run_rows(g, &cut, g->input + y * g->stride_y, y, y + 1);
+        run_parts(g, &cut, &row);
         return;
     }
     /* A weight that is left out alone has its partner's input and a value of 0 for a while. */
@@ -263,7 +334,7 @@ static void run_cut_row(const geometry *g, const channel *k, uint32_t y)
         last_pair->offset[1] = last_pair->offset[0];
         last_pair->values &= 0xFFFFu;
     }
-    run_rows(g, &cut, g->input + y * g->stride_y, y, y + 1);
+    run_parts(g, &cut, &row);
     *first_pair = first_whole;
     *last_pair = last_whole;
 }
@@ -271,12 +342,10 @@ static void run_cut_row(const geometry *g, const channel *k, uint32_t y)
 /* Every output position of a channel. */
 static void run_channel(const geometry *g, const channel *k)
 {
-    const uint32_t from = g->down.whole_from, end = g->down.whole_end;
-    for (uint32_t y = 0; y < from; y++)
+    run_parts(g, k, &g->whole);
+    for (uint32_t y = 0; y < g->down.whole_from; y++)
         run_cut_row(g, k, y);
-    if (from < end)
-        run_rows(g, k, g->input + from * g->stride_y, from, end);
-    for (uint32_t y = end; y < g->height; y++)
+    for (uint32_t y = g->down.whole_end; y < g->height; y++)
         run_cut_row(g, k, y);
 }
 
@@ -330,12 +399,12 @@ SPECIALISE pair *decode_row(entry_reader *reader, int is_rice, tap_reader taps, 
     return to;
 }
 
-static pair *decode_pairs(entry_reader *r, tap_reader taps, uint32_t plane, pair *to)
+NOT_INLINED pair *decode_pairs(entry_reader *r, tap_reader taps, uint32_t plane, pair *to)
 {
     return decode_row(r, 0, taps, plane, to);
 }
 
-static pair *decode_codes(entry_reader *r, tap_reader taps, uint32_t plane, pair *to)
+NOT_INLINED pair *decode_codes(entry_reader *r, tap_reader taps, uint32_t plane, pair *to)
 {
     return decode_row(r, 1, taps, plane, to);
 }
@@ -345,6 +414,122 @@ static void constant_channel(const geometry *g, int8_t value)
     for (uint32_t y = 0; y < g->height; y++)
         for (uint32_t x = 0; x < g->width; x++)
             g->output[y * g->pitch + x] = value;
+}
+
+/* The rows of a layer. */
+typedef struct {
+    uint32_t count, a_group; /* rows */
+    uint32_t length;         /* positions of a row */
+    uint32_t input_plane, output_plane;
+    const uint8_t *weights, *scales;
+    tap_reader taps; /* before the first */
+} row_list;
+
+/* The sum of the reader's next row, which holds entries, at one output position. */
+SPECIALISE int32_t sum_row(entry_reader *reader, int is_rice, tap_reader taps, uint32_t plane, const int8_t *corner)
+{
+    entry_reader r = *reader;
+    int32_t sum = 0;
+    for (; enter_tap(&taps, &r, 0); read_entry(&r, is_rice))
+        sum += r.value * corner[taps.behind + r.next * plane];
+    reader->at = r.at, reader->bit = r.bit, reader->next = r.next, reader->value = r.value;
+    return sum;
+}
+
+NOT_INLINED int32_t sum_of_pairs(entry_reader *r, tap_reader taps, uint32_t plane, const int8_t *corner)
+{
+    return sum_row(r, 0, taps, plane, corner);
+}
+
+NOT_INLINED int32_t sum_of_codes(entry_reader *r, tap_reader taps, uint32_t plane, const int8_t *corner)
+{
+    return sum_row(r, 1, taps, plane, corner);
+}
+
+/* Layers of one output position, inside the border. */
+static void run_position(geometry *g, const row_list *rows, int is_rice)
+{
+    const uint32_t length = rows->length, plane = rows->input_plane;
+    scale_reader scales = open_scales(rows->scales);
+    entry_reader r = open_entries(rows->weights, is_rice);
+    read_entry(&r, is_rice);
+    uint32_t group_end = rows->a_group;
+    for (uint32_t c = 0; c < rows->count; c++, g->output += rows->output_plane) {
+        if (c == group_end) {
+            group_end += rows->a_group;
+            g->input += rows->taps.channels * plane;
+        }
+        if (r.next >= length) {
+            r.next -= length;
+            *g->output = (int8_t)*scales.at++;
+            continue;
+        }
+        const row_scale scale = read_scale(&scales);
+        const int32_t sum = scale.bias + (is_rice ? sum_of_codes : sum_of_pairs)(&r, rows->taps, plane, g->input);
+        put(&scale, &g->outputs, &sum, 1, g->output);
+    }
+}
+
+static void run_map(geometry *g, const row_list *rows, channel *k, int is_rice)
+{
+    scale_reader scales = open_scales(rows->scales);
+    entry_reader entries = open_entries(rows->weights, is_rice);
+    read_entry(&entries, is_rice);
+    uint32_t group_end = rows->a_group;
+    for (uint32_t c = 0; c < rows->count; c++, g->output += rows->output_plane) {
+        if (c == group_end) {
+            group_end += rows->a_group;
+            g->input += rows->taps.channels * rows->input_plane;
+        }
+        if (entries.next >= rows->length) {
+            entries.next -= rows->length;
+            constant_channel(g, (int8_t)*scales.at++);
+            continue;
+        }
+        k->end = (is_rice ? decode_codes : decode_pairs)(&entries, rows->taps, rows->input_plane, k->pairs);
+        k->is_odd = (k->end - k->pairs) & 1;
+        k->scale = read_scale(&scales);
+        prepare_scale(k, g);
+        run_channel(g, k);
+    }
+}
+
+/* Most columns of a map that are split, and how many times more weight bytes x positions than map bytes pay for it. */
+enum { MOST_SPLIT = 128, SPLIT_PAYS = 64 };
+
+/* Bring the columns of even number in each row before the others. */
+static void split_columns(int8_t *row, uint32_t rows, uint32_t pitch)
+{
+    int8_t odd[MOST_SPLIT / 2];
+    for (; rows--; row += pitch) {
+        const int8_t *from = row, *const end = row + pitch;
+        int8_t *to = row, *waiting = odd;
+        while (from != end) {
+            *to++ = *from++;
+            if (from != end)
+                *waiting++ = *from++;
+        }
+        for (from = odd; from != waiting;)
+            *to++ = *from++;
+    }
+}
+
+/* And back. */
+static void merge_columns(int8_t *row, uint32_t rows, uint32_t pitch)
+{
+    int8_t odd[MOST_SPLIT / 2];
+    for (; rows--; row += pitch) {
+        const int8_t *from = row + pitch;
+        int8_t *to = row + pitch, *waiting = odd + pitch / 2u;
+        while (waiting != odd)
+            *--waiting = *--from;
+        if (pitch & 1u)
+            *--to = *--from;
+        for (waiting = odd + pitch / 2u; from != row;) {
+            *--to = *--waiting;
+            *--to = *--from;
+        }
+    }
 }
 
 void run_sparse(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations,
@@ -363,39 +548,48 @@ void run_sparse(const uint8_t *image, const layer *l, const tensor *in, const te
     };
     g.down = along(l->stride_h, l->dilation_h, l->kernel_h, l->pad_top, in->top, in->height, in->bottom, g.height);
     g.across = along(l->stride_w, l->dilation_w, l->kernel_w, l->pad_left, in->left, in->width, in->right, g.width);
-    g.clipped = !are_inside(&g.across, 0, g.width);
-    choose_tile(&g);
-    const uint32_t rows = out->channels, rows_a_group = rows / l->groups, count = (uint32_t)l->kernel_h * l->kernel_w;
-    const uint32_t channels = (uint32_t)in->channels / l->groups, length = channels * count;
-    const uint32_t group_bytes = channels * in->plane;
+    const int inside = are_inside(&g.across, 0, g.width);
+    g.is_usual = inside && g.outputs.low == INT8_MIN && g.outputs.high == INT8_MAX;
+    const uint32_t count = (uint32_t)l->kernel_h * l->kernel_w, channels = (uint32_t)in->channels / l->groups;
+    const int is_rice = l->encoding == WEIGHTS_RICE;
     tap *const taps = (tap *)(void *)scratch;
+    const uint32_t bytes = in->channels * in->plane;
+    int8_t *const rest = activations + in->offset;
+    const int split = g.stride_x == 2 && inside && g.width >= 4 && in->pitch <= MOST_SPLIT &&
+                      (uint64_t)l->weights_length * g.width * g.height >= (uint64_t)SPLIT_PAYS * bytes;
+    const uint32_t left = split ? (uint32_t)in->left - l->pad_left : 0, odd = split ? (in->pitch + 1u) / 2u : 1u;
+    for (uint32_t i = 0; i < count; i++) {
+        const uint32_t x = left + i % l->kernel_w * l->dilation_w, column = split ? x / 2u + x % 2u * odd : x;
+        taps[i].behind = i / l->kernel_w * l->dilation_h * in->pitch + column + channels * in->plane;
+    }
+    if (split) {
+        g.input -= left;
+        g.stride_x = 1;
+        split_columns(rest, bytes / in->pitch, in->pitch);
+    }
+    const row_list rows = {
+        .count = out->channels,
+        .a_group = (uint32_t)out->channels / l->groups,
+        .length = channels * count,
+        .input_plane = in->plane,
+        .output_plane = out->plane,
+        .weights = image + l->weights_at,
+        .scales = image + l->parameters_at,
+        .taps = {.t = taps, .last = taps + count, .channels = channels},
+    };
     channel k = {
         .pairs = (pair *)(void *)(scratch + (count + 1u) * TAP_WORDS),
         .taps = taps,
         .rows = l->kernel_h,
         .columns = l->kernel_w,
     };
-    for (uint32_t i = 0; i < count; i++)
-        taps[i].behind =
-            i / k.columns * l->dilation_h * in->pitch + i % k.columns * l->dilation_w + group_bytes;
-    const int is_rice = l->encoding == WEIGHTS_RICE;
-    const tap_reader reader = {taps, taps + count, 0, channels};
-    scale_reader scales = open_scales(image + l->parameters_at);
-    entry_reader entries = open_entries(image + l->weights_at, is_rice);
-    read_entry(&entries, is_rice);
-    for (uint32_t c = 0; c < rows; c++, g.output += out->plane) {
-        if (c && c % rows_a_group == 0)
-            g.input += group_bytes;
-        if (entries.next >= length) {
-            entries.next -= length;
-            constant_channel(&g, (int8_t)*scales.at++);
-            continue;
-        }
-        k.end = (is_rice ? decode_codes : decode_pairs)(&entries, reader, in->plane, k.pairs);
-        k.scale = read_scale(&scales);
-        k.is_usual = is_usual(&k.scale, &g.outputs);
-        if (k.is_usual)
-            k.usual = usual(&k.scale, &g.outputs);
-        run_channel(&g, &k);
+    if (g.width == 1 && g.height == 1 && inside && are_inside(&g.down, 0, 1)) {
+        run_position(&g, &rows, is_rice);
+        return;
     }
+    choose_tile(&g);
+    g.whole = divide(&g, g.down.whole_from, g.down.whole_end);
+    run_map(&g, &rows, &k, is_rice);
+    if (split)
+        merge_columns(rest, bytes / in->pitch, in->pitch);
 }
