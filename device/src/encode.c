@@ -51,10 +51,10 @@ static void run_layer(const uint8_t *image, const image_header *h, const layer *
     const tensor in = read_tensor(image, h, l->input);
     switch (l->kind) {
     case LAYER_CONV:
-        if (l->encoding == WEIGHTS_DENSE)
-            run_dense(image, l, &in, out, activations, scratch);
-        else
+        if (l->encoding != WEIGHTS_DENSE)
             run_sparse(image, l, &in, out, activations, scratch);
+        else if (!run_depthwise(image, l, &in, out, activations, scratch))
+            run_dense(image, l, &in, out, activations, scratch);
         break;
     case LAYER_MAX_POOL:
     case LAYER_AVERAGE_POOL:

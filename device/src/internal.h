@@ -27,6 +27,7 @@
 #define run_add entropi_run_add
 #define run_copy entropi_run_copy
 #define run_dense entropi_run_dense
+#define run_depthwise entropi_run_depthwise
 #define run_mean entropi_run_mean
 #define run_mul entropi_run_mul
 #define run_pool entropi_run_pool
@@ -275,6 +276,10 @@ void run_sparse(const uint8_t *image, const layer *l, const tensor *in, const te
                 uint32_t *scratch);
 void run_dense(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations,
                uint32_t *scratch);
+/* Of a layer with dense weights whose output channels read one input channel each. Returns 0 and does nothing for the few
+ * that it does not know. */
+int run_depthwise(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations,
+                  uint32_t *scratch);
 void run_pool(const layer *l, const tensor *in, const tensor *out, int8_t *activations);
 void run_add(const uint8_t *image, const layer *l, const tensor *a, const tensor *b, const tensor *out,
              int8_t *activations);
