@@ -19,36 +19,41 @@ typedef struct {
     int8_t *band;
 } plane;
 
-/* Four weights: the first and third, the second and fourth, 16 bits each; or as they are. */
+/* Four weights of a kernel row, and how far their first input lies from the window's corner. */
 typedef struct {
 #if ENTROPI_DSP
-    uint32_t even, odd;
+    uint32_t even, odd; /* the first and third, the second and fourth, 16 bits each */
 #else
     int8_t weights[4];
 #endif
+    uint32_t offset;
 } four;
 
 typedef struct {
     four kernel[MAX_FOURS];
+    const four *end;
     row_scale scale;
     quick_scale quick;
     int is_quick;
 } channel;
 
-static void read_kernel(const plane *p, const int8_t *weights, four *to)
+/* The channel's weights, whose inputs lie in rows `down` apart. A kernel row is read up to its last four. */
+static void read_kernel(const plane *p, const int8_t *weights, uint32_t down, channel *k)
 {
-    for (uint32_t ky = p->down.taps; ky; ky--)
-        for (uint32_t left = p->across.taps; left; to++) {
-            int8_t bytes[4] = {0};
-            for (uint32_t i = 0; i < 4 && left; i++, left--)
-                bytes[i] = *weights++;
+    four *to = k->kernel;
+    for (uint32_t ky = 0; ky < p->down.taps; ky++, weights += p->across.taps)
+        for (uint32_t kx = 0; kx < p->across.taps; kx += 4, to++) {
+            const uint32_t left = p->across.taps - kx;
+            const uint32_t word = load_u32((const uint8_t *)weights + kx) & (left < 4 ? (1u << 8u * left) - 1u : ~0u);
 #if ENTROPI_DSP
-            const uint32_t word = load_u32((const uint8_t *)bytes);
             to->even = even_bytes(word), to->odd = odd_bytes(word);
 #else
-            copy_bytes(to->weights, bytes, 4);
+            for (uint32_t i = 0; i < 4; i++)
+                to->weights[i] = (int8_t)(word >> 8u * i);
 #endif
+            to->offset = ky * down + kx;
         }
+    k->end = to;
 }
 
 /* Add the products of four weights to the sums of four positions; x is the first input of the first position. */
@@ -57,18 +62,22 @@ SPECIALISE void add_four(const four *w, const int8_t *x, uint32_t stride, int32_
 #if ENTROPI_DSP
     const uint8_t *bytes = (const uint8_t *)x;
     const uint32_t even = w->even, odd = w->odd, a = load_u32(bytes);
+    s[0] = multiply_halves(even_bytes(a), even, s[0]);
     if (stride == 1) {
-        const uint32_t c = load_u32(bytes + 2), a1 = odd_bytes(a), c0 = even_bytes(c), c1 = odd_bytes(c);
-        s[0] = multiply_halves(a1, odd, multiply_halves(even_bytes(a), even, s[0]));
+        const uint32_t a1 = odd_bytes(a), c = load_u32(bytes + 2), c0 = even_bytes(c);
+        s[0] = multiply_halves(a1, odd, s[0]);
         s[1] = multiply_halves(c0, odd, multiply_halves(a1, even, s[1]));
+        const uint32_t c1 = odd_bytes(c), d = odd_bytes(load_u32(bytes + 3));
         s[2] = multiply_halves(c1, odd, multiply_halves(c0, even, s[2]));
-        s[3] = multiply_halves(odd_bytes(load_u32(bytes + 3)), odd, multiply_halves(c1, even, s[3]));
+        s[3] = multiply_halves(d, odd, multiply_halves(c1, even, s[3]));
         return;
     }
-    const uint32_t b = load_u32(bytes + stride), c = load_u32(bytes + 2 * stride), d = load_u32(bytes + 3 * stride);
-    s[0] = multiply_halves(odd_bytes(a), odd, multiply_halves(even_bytes(a), even, s[0]));
+    s[0] = multiply_halves(odd_bytes(a), odd, s[0]);
+    const uint32_t b = load_u32(bytes + stride);
     s[1] = multiply_halves(odd_bytes(b), odd, multiply_halves(even_bytes(b), even, s[1]));
+    const uint32_t c = load_u32(bytes + 2 * stride);
     s[2] = multiply_halves(odd_bytes(c), odd, multiply_halves(even_bytes(c), even, s[2]));
+    const uint32_t d = load_u32(bytes + 3 * stride);
     s[3] = multiply_halves(odd_bytes(d), odd, multiply_halves(even_bytes(d), even, s[3]));
 #else
     for (uint32_t i = 0; i < 4; i++, x++) {
@@ -81,74 +90,70 @@ SPECIALISE void add_four(const four *w, const int8_t *x, uint32_t stride, int32_
 #endif
 }
 
-/* Output rows y..end - 1, whose first window begins at `corner` in rows of `pitch` bytes. */
-SPECIALISE void run_rows(const plane *p, const channel *k, const int8_t *corner, uint32_t pitch, uint32_t y,
-                         uint32_t end, uint32_t stride, int8_t *output)
+/* An output row, whose first window begins at `corner`. */
+SPECIALISE void run_row(const plane *p, const channel *k, const int8_t *corner, uint32_t stride, int8_t *to)
 {
-    const uint32_t width = p->width;
-    const int32_t down = (int32_t)(p->down.dilation * pitch) - 4 * (int32_t)p->fours;
-    for (; y < end; y++, corner += p->down.stride * pitch) {
-        int8_t *row = output + y * p->pitch;
-        for (uint32_t x = 0; x < width; x += TILE) {
-            if (x + TILE > width && width > TILE)
-                x = width - TILE; /* some outputs twice */
-            const int32_t bias = k->scale.bias;
-            int32_t s[TILE] = {bias, bias, bias, bias};
-            const int8_t *from = corner + x * stride;
-            const four *w = k->kernel;
-            for (uint32_t ky = p->down.taps; ky; ky--, from += down)
-                for (uint32_t left = p->fours; left; left--, w++, from += 4)
-                    add_four(w, from, stride, s);
-            if (k->is_quick && width >= TILE) {
-                const quick_scale quick = k->quick;
-                row[x] = quick_output(s[0], &quick);
-                row[x + 1] = quick_output(s[1], &quick);
-                row[x + 2] = quick_output(s[2], &quick);
-                row[x + 3] = quick_output(s[3], &quick);
-            } else {
-                int32_t sums[TILE] = {s[0], s[1], s[2], s[3]};
-                put(&k->scale, &p->outputs, sums, width < TILE ? width : TILE, row + x);
-            }
+    const uint32_t width = p->width < TILE ? p->width : TILE;
+    int8_t *const last = to + (p->width - width);
+    for (;;) {
+        const int32_t bias = k->scale.bias;
+        int32_t s[TILE] = {bias, bias, bias, bias};
+        for (const four *w = k->kernel; w != k->end; w++)
+            add_four(w, corner + w->offset, stride, s);
+        if (k->is_quick && width == TILE) {
+            const quick_scale quick = k->quick;
+            to[0] = quick_output(s[0], &quick);
+            to[1] = quick_output(s[1], &quick);
+            to[2] = quick_output(s[2], &quick);
+            to[3] = quick_output(s[3], &quick);
+        } else {
+            int32_t sums[TILE] = {s[0], s[1], s[2], s[3]};
+            put(&k->scale, &p->outputs, sums, width, to);
         }
+        if (to == last)
+            break;
+        const uint32_t step = last - to < TILE ? (uint32_t)(last - to) : TILE; /* or some outputs twice */
+        to += step, corner += step * stride;
     }
 }
 
-NOT_INLINED void rows_stride_1(const plane *p, const channel *k, const int8_t *corner, uint32_t pitch, uint32_t y,
-                               uint32_t end, int8_t *output)
+NOT_INLINED void row_stride_1(const plane *p, const channel *k, const int8_t *corner, int8_t *to)
 {
-    run_rows(p, k, corner, pitch, y, end, 1, output);
+    run_row(p, k, corner, 1, to);
 }
 
-NOT_INLINED void rows_any_stride(const plane *p, const channel *k, const int8_t *corner, uint32_t pitch, uint32_t y,
-                                 uint32_t end, int8_t *output)
+NOT_INLINED void row_any_stride(const plane *p, const channel *k, const int8_t *corner, int8_t *to)
 {
-    run_rows(p, k, corner, pitch, y, end, p->across.stride, output);
+    run_row(p, k, corner, p->across.stride, to);
 }
 
-/* The inputs of output rows y..end - 1 into the band. */
-static void copy_band(const plane *p, const int8_t *input, uint32_t y, uint32_t end)
+/* The inputs of some output rows into the band; `at` is the first one's first window. */
+static void copy_band(const plane *p, const int8_t *input, uint32_t at, uint32_t lines)
 {
-    const uint32_t last = (end - 1u) * p->down.stride + (p->down.taps - 1u) * p->down.dilation;
     const uint32_t from = p->across.begin, behind = p->across.end < p->band_pitch ? p->across.end : p->band_pitch;
     int8_t *to = p->band;
-    for (uint32_t at = y * p->down.stride; at <= last; at++) {
-        const int is_inside = at >= p->down.begin && at < p->down.end;
-        const int8_t *row = input + at * p->in_pitch;
-        for (uint32_t x = 0; x < p->band_pitch; x++)
-            *to++ = is_inside && x >= from && x < behind ? row[x] : p->zero_point;
-    }
+    for (const int8_t *end = to + lines * p->band_pitch; to != end;)
+        *to++ = p->zero_point;
+    to = p->band;
+    for (const uint32_t end = at + lines; at < end; at++, to += p->band_pitch)
+        if (at >= p->down.begin && at < p->down.end)
+            for (uint32_t x = from; x < behind; x++)
+                to[x] = input[at * p->in_pitch + x];
 }
 
-static void run_plane(const plane *p, const channel *k, const int8_t *input, int is_direct, int8_t *output)
+static void run_plane(const plane *p, const channel *k, const int8_t *input, int is_direct, int8_t *to)
 {
-    const uint32_t height = p->height, most = is_direct ? height : p->band_rows;
-    for (uint32_t y = 0, end; y < height; y = end) {
-        end = height - y < most ? height : y + most;
-        if (!is_direct)
-            copy_band(p, input, y, end);
-        const int8_t *corner = is_direct ? input : p->band;
-        const uint32_t pitch = is_direct ? p->in_pitch : p->band_pitch;
-        (p->across.stride == 1 ? rows_stride_1 : rows_any_stride)(p, k, corner, pitch, y, end, output);
+    const uint32_t stride = p->down.stride, extent = (p->down.taps - 1u) * p->down.dilation + 1u;
+    const int8_t *corner = input;
+    for (uint32_t y = 0, in_band = 0; y < p->height; y++, to += p->pitch) {
+        if (!is_direct && in_band == 0) {
+            in_band = p->height - y < p->band_rows ? p->height - y : p->band_rows;
+            copy_band(p, input, y * stride, (in_band - 1u) * stride + extent);
+            corner = p->band;
+        }
+        (p->across.stride == 1 ? row_stride_1 : row_any_stride)(p, k, corner, to);
+        corner += stride * (is_direct ? p->in_pitch : p->band_pitch);
+        in_band--;
     }
 }
 
@@ -187,10 +192,11 @@ int run_depthwise(const uint8_t *image, const layer *l, const tensor *in, const 
             k.is_quick = is_quick(&k.scale, &p.outputs);
             if (k.is_quick)
                 k.quick = quick(&k.scale, &p.outputs);
-            read_kernel(&p, weights, k.kernel);
-            weights += (uint32_t)l->kernel_h * l->kernel_w;
             /* The last four of a window may end behind it, in the next plane. */
-            run_plane(&p, &k, p.input, is_whole && c + 1u < in->channels, output);
+            const int is_direct = is_whole && c + 1u < in->channels;
+            read_kernel(&p, weights, l->dilation_h * (is_direct ? in->pitch : p.band_pitch), &k);
+            weights += (uint32_t)l->kernel_h * l->kernel_w;
+            run_plane(&p, &k, p.input, is_direct, output);
         }
     return 1;
 }
