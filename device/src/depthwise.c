@@ -131,14 +131,21 @@ NOT_INLINED void row_any_stride(const plane *p, const channel *k, const int8_t *
 static void copy_band(const plane *p, const int8_t *input, uint32_t at, uint32_t lines)
 {
     const uint32_t from = p->across.begin, behind = p->across.end < p->band_pitch ? p->across.end : p->band_pitch;
+    const int8_t zero_points[4] = {p->zero_point, p->zero_point, p->zero_point, p->zero_point};
     int8_t *to = p->band;
-    for (const int8_t *end = to + lines * p->band_pitch; to != end;)
-        *to++ = p->zero_point;
-    to = p->band;
-    for (const uint32_t end = at + lines; at < end; at++, to += p->band_pitch)
-        if (at >= p->down.begin && at < p->down.end)
-            for (uint32_t x = from; x < behind; x++)
-                to[x] = input[at * p->in_pitch + x];
+    for (const int8_t *end = to + lines * p->band_pitch; to != end; to += 4)
+        copy_bytes(to, zero_points, 4);
+    to = p->band + from;
+    for (const uint32_t end = at + lines; at < end; at++, to += p->band_pitch) {
+        if (at < p->down.begin || at >= p->down.end)
+            continue;
+        const int8_t *line = input + at * p->in_pitch + from;
+        uint32_t x = 0;
+        for (; x + from + 4 <= behind; x += 4)
+            copy_bytes(to + x, line + x, 4);
+        for (; x + from < behind; x++)
+            to[x] = line[x];
+    }
 }
 
 static void run_plane(const plane *p, const channel *k, const int8_t *input, int is_direct, int8_t *to)
@@ -175,7 +182,7 @@ int run_depthwise(const uint8_t *image, const layer *l, const tensor *in, const 
         .band = (int8_t *)scratch,
     };
     const uint32_t columns = p.width < TILE ? TILE : p.width, rows = (l->kernel_h - 1u) * l->dilation_h + 1u;
-    p.band_pitch = (columns - 1u) * l->stride_w + 4u * p.fours;
+    p.band_pitch = ((columns - 1u) * l->stride_w + 4u * p.fours + 3u) & ~3u;
     const uint32_t lines = BAND_BYTES / p.band_pitch;
     if (l->groups != in->channels || l->dilation_w > 1 || lines < rows || p.fours * l->kernel_h > MAX_FOURS)
         return 0;
