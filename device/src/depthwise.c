@@ -93,14 +93,13 @@ SPECIALISE void add_four(const four *w, const int8_t *x, uint32_t stride, int32_
 /* An output row, whose first window begins at `corner`. */
 SPECIALISE void run_row(const plane *p, const channel *k, const int8_t *corner, uint32_t stride, int8_t *to)
 {
-    const uint32_t width = p->width < TILE ? p->width : TILE;
-    int8_t *const last = to + (p->width - width);
+    int8_t *const last = to + (p->width - TILE);
     for (;;) {
         const int32_t bias = k->scale.bias;
         int32_t s[TILE] = {bias, bias, bias, bias};
         for (const four *w = k->kernel; w != k->end; w++)
             add_four(w, corner + w->offset, stride, s);
-        if (k->is_quick && width == TILE) {
+        if (k->is_quick) {
             const quick_scale quick = k->quick;
             to[0] = quick_output(s[0], &quick);
             to[1] = quick_output(s[1], &quick);
@@ -108,7 +107,7 @@ SPECIALISE void run_row(const plane *p, const channel *k, const int8_t *corner, 
             to[3] = quick_output(s[3], &quick);
         } else {
             int32_t sums[TILE] = {s[0], s[1], s[2], s[3]};
-            put(&k->scale, &p->outputs, sums, width, to);
+            put(&k->scale, &p->outputs, sums, TILE, to);
         }
         if (to == last)
             break;
@@ -164,6 +163,54 @@ static void run_plane(const plane *p, const channel *k, const int8_t *input, int
     }
 }
 
+/* A product of an output, or, before an output's products: how many they are, and where the output lies. */
+typedef struct {
+    uint16_t input, weight;
+} product;
+
+/* What each output of a small map adds up, the same in all channels. Returns where the list ends, NULL where it is too
+ * long. */
+static const product *list_products(const plane *p, product *list)
+{
+    product *to = list, *const end = list + GATHERED_WORDS;
+    for (uint32_t y = 0; y < p->height; y++)
+        for (uint32_t x = 0; x < p->width; x++) {
+            const span rows = taps_inside(&p->down, y), columns = taps_inside(&p->across, x);
+            const uint32_t count = (rows.end - rows.from) * (columns.end - columns.from);
+            if (to + 1 + count > end)
+                return NULL;
+            *to++ = (product){(uint16_t)count, (uint16_t)(y * p->pitch + x)};
+            for (uint32_t ky = rows.from; ky < rows.end; ky++)
+                for (uint32_t kx = columns.from; kx < columns.end; kx++) {
+                    const uint32_t at_y = y * p->down.stride + ky * p->down.dilation - p->down.begin;
+                    const uint32_t at_x = x * p->across.stride + kx * p->across.dilation - p->across.begin;
+                    *to++ = (product){(uint16_t)(at_y * p->in_pitch + at_x), (uint16_t)(ky * p->across.taps + kx)};
+                }
+        }
+    return to;
+}
+
+/* All outputs of a channel of a small map, whose first input is `input`. */
+static void run_small(const plane *p, const channel *k, const product *list, const product *end, const int8_t *weights,
+                      const int8_t *input, int8_t *output)
+{
+    const int32_t zero_point = p->zero_point;
+    int32_t bias = k->scale.bias;
+    for (uint32_t i = 0; i < p->down.taps * p->across.taps; i++)
+        bias += zero_point * weights[i];
+    while (list != end) {
+        const product *const behind = list + 1 + list->input;
+        int8_t *const to = output + list->weight;
+        int32_t sum = bias;
+        while (++list != behind)
+            sum += weights[list->weight] * (input[list->input] - zero_point);
+        if (k->is_quick)
+            *to = quick_output(sum, &k->quick);
+        else
+            put(&k->scale, &p->outputs, &sum, 1, to);
+    }
+}
+
 int run_depthwise(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations,
                   uint32_t *scratch)
 {
@@ -173,21 +220,31 @@ int run_depthwise(const uint8_t *image, const layer *l, const tensor *in, const 
         .pitch = out->pitch,
         .height = out->height,
         .width = out->width,
-        .down = along(l->stride_h, l->dilation_h, l->kernel_h, l->pad_top, in->top, in->height, in->bottom, out->height),
-        .across =
-            along(l->stride_w, l->dilation_w, l->kernel_w, l->pad_left, in->left, in->width, in->right, out->width),
         .outputs = range_of(l, out),
         .zero_point = in->zero_point,
         .fours = (l->kernel_w + 3u) / 4u,
         .band = (int8_t *)scratch,
     };
-    const uint32_t columns = p.width < TILE ? TILE : p.width, rows = (l->kernel_h - 1u) * l->dilation_h + 1u;
-    p.band_pitch = ((columns - 1u) * l->stride_w + 4u * p.fours + 3u) & ~3u;
+    /* Products with the border of a small map would be as many in vain. */
+    const int is_small = p.width < TILE && in->plane <= UINT16_MAX && out->plane <= UINT16_MAX;
+    const tensor bordered = is_small ? (tensor){0} : *in;
+    p.down = along(l->stride_h, l->dilation_h, l->kernel_h, l->pad_top, bordered.top, in->height, bordered.bottom,
+                   out->height);
+    p.across = along(l->stride_w, l->dilation_w, l->kernel_w, l->pad_left, bordered.left, in->width, bordered.right,
+                     out->width);
+    product *const list = (product *)(void *)scratch;
+    const product *end = NULL;
+    const uint32_t rows = (l->kernel_h - 1u) * l->dilation_h + 1u;
+    p.band_pitch = ((p.width - 1u) * l->stride_w + 4u * p.fours + 3u) & ~3u;
     const uint32_t lines = BAND_BYTES / p.band_pitch;
-    if (l->groups != in->channels || l->dilation_w > 1 || lines < rows || p.fours * l->kernel_h > MAX_FOURS)
+    if (l->groups != in->channels)
+        return 0;
+    if (is_small)
+        end = list_products(&p, list);
+    if (!end && (p.width < TILE || l->dilation_w > 1 || lines < rows || p.fours * l->kernel_h > MAX_FOURS))
         return 0;
     p.band_rows = (lines - rows) / l->stride_h + 1u;
-    const int is_whole = are_inside(&p.down, 0, p.height) && are_inside(&p.across, 0, p.width) && p.width >= TILE;
+    const int is_whole = are_inside(&p.down, 0, p.height) && are_inside(&p.across, 0, p.width);
     const uint32_t rows_a_group = out->channels / l->groups;
     const int8_t *weights = (const int8_t *)image + l->weights_at;
     scale_reader scales = open_scales(image + l->parameters_at);
@@ -199,11 +256,15 @@ int run_depthwise(const uint8_t *image, const layer *l, const tensor *in, const 
             k.is_quick = is_quick(&k.scale, &p.outputs);
             if (k.is_quick)
                 k.quick = quick(&k.scale, &p.outputs);
-            /* The last four of a window may end behind it, in the next plane. */
-            const int is_direct = is_whole && c + 1u < in->channels;
-            read_kernel(&p, weights, l->dilation_h * (is_direct ? in->pitch : p.band_pitch), &k);
+            if (end) {
+                run_small(&p, &k, list, end, weights, p.input + p.down.begin * in->pitch + p.across.begin, output);
+            } else {
+                /* The last four of a window may end behind it, in the next plane. */
+                const int is_direct = is_whole && c + 1u < in->channels;
+                read_kernel(&p, weights, l->dilation_h * (is_direct ? in->pitch : p.band_pitch), &k);
+                run_plane(&p, &k, p.input, is_direct, output);
+            }
             weights += (uint32_t)l->kernel_h * l->kernel_w;
-            run_plane(&p, &k, p.input, is_direct, output);
         }
     return 1;
 }
