@@ -34,8 +34,8 @@ typedef struct {
     step kernel[MAX_STEPS];
     const step *end;
     row_scale scale;
-    quick_scale quick;
-    int is_quick;
+    usual_scale usual; /* where the scale is usual */
+    int is_usual;
 } channel;
 
 /* The channel's weights, whose inputs lie in rows `down` apart. A kernel row is read up to its last step. */
@@ -96,12 +96,12 @@ SPECIALISE void run_row(const plane *p, const channel *k, const int8_t *corner, 
         int32_t s[TILE] = {bias, bias, bias, bias};
         for (const step *w = k->kernel; w != k->end; w++)
             add_step(w, corner + w->offset, stride, s);
-        if (k->is_quick) {
-            const quick_scale quick = k->quick;
-            to[0] = quick_output(s[0], &quick);
-            to[1] = quick_output(s[1], &quick);
-            to[2] = quick_output(s[2], &quick);
-            to[3] = quick_output(s[3], &quick);
+        if (k->is_usual) {
+            const int32_t factor = k->usual.factor, divisor = k->usual.divisor, zero_point = k->usual.zero_point;
+            to[0] = usual_output(s[0], factor, divisor, zero_point);
+            to[1] = usual_output(s[1], factor, divisor, zero_point);
+            to[2] = usual_output(s[2], factor, divisor, zero_point);
+            to[3] = usual_output(s[3], factor, divisor, zero_point);
         } else {
             int32_t sums[TILE] = {s[0], s[1], s[2], s[3]};
             put(&k->scale, &p->outputs, sums, TILE, to);
@@ -201,8 +201,8 @@ static void run_small(const plane *p, const channel *k, const product *list, con
         int32_t sum = bias;
         while (++list != behind)
             sum += weights[list->weight] * (input[list->input] - zero_point);
-        if (k->is_quick)
-            *to = quick_output(sum, &k->quick);
+        if (k->is_usual)
+            *to = usual_output(sum, k->usual.factor, k->usual.divisor, k->usual.zero_point);
         else
             put(&k->scale, &p->outputs, &sum, 1, to);
     }
@@ -250,9 +250,9 @@ int run_depthwise(const uint8_t *image, const layer *l, const tensor *in, const 
         for (uint32_t i = 0; i < rows_a_group; i++, output += out->plane) {
             channel k;
             k.scale = read_scale(&scales);
-            k.is_quick = is_quick(&k.scale, &p.outputs);
-            if (k.is_quick)
-                k.quick = quick(&k.scale, &p.outputs);
+            k.is_usual = has_usual_scale(&k.scale, &p.outputs);
+            if (k.is_usual)
+                k.usual = usual_scale_of(&k.scale, &p.outputs);
             if (end) {
                 run_small(&p, &k, list, end, weights, p.input + p.down.begin * in->pitch + p.across.begin, output);
             } else {

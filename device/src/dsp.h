@@ -47,6 +47,28 @@ static inline int32_t multiply_halves(uint32_t a, uint32_t b, int32_t sum)
     return result;
 }
 
+/* The larger of each two int8. */
+static inline uint32_t larger_bytes(uint32_t a, uint32_t b)
+{
+    uint32_t larger;
+    __asm__("ssub8 %0, %1, %2\n"
+            "sel %0, %1, %2"
+            : "=&r"(larger)
+            : "r"(a), "r"(b)
+            : "cc");
+    return larger;
+}
+
+/* Words of any alignment. */
+static inline uint32_t load_4(const int8_t *p)
+{
+    uint32_t word;
+    __builtin_memcpy(&word, p, sizeof word);
+    return word;
+}
+
+static inline void store_4(int8_t *p, uint32_t word) { __builtin_memcpy(p, &word, sizeof word); }
+
 #else
 #define ENTROPI_DSP 0
 #endif

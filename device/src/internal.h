@@ -34,6 +34,8 @@
 #define run_softmax entropi_run_softmax
 #define run_sparse entropi_run_sparse
 #define run_table entropi_run_table
+#define run_usual_add entropi_run_usual_add
+#define run_usual_pool entropi_run_usual_pool
 #define score_classes entropi_score_classes
 #define standardise entropi_standardise
 #define start_again entropi_start_again
@@ -281,6 +283,10 @@ void run_dense(const uint8_t *image, const layer *l, const tensor *in, const ten
 int run_depthwise(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations,
                   uint32_t *scratch);
 void run_pool(const layer *l, const tensor *in, const tensor *out, int8_t *activations);
+/* These two do usual cases alone, and return 0 where it is none. */
+int run_usual_pool(const layer *l, const tensor *in, const tensor *out, int8_t *activations);
+int run_usual_add(const uint8_t *image, const layer *l, const tensor *a, const tensor *b, const tensor *out,
+                  int8_t *activations);
 void run_add(const uint8_t *image, const layer *l, const tensor *a, const tensor *b, const tensor *out,
              int8_t *activations);
 void run_mul(const uint8_t *image, const layer *l, const tensor *a, const tensor *b, const tensor *out,
@@ -298,16 +304,16 @@ static inline int32_t multiply_rounded(int32_t x, int32_t multiplier)
     return (int32_t)((high << 1 | low >> 31) + (low >> 30 & 1u));
 }
 
-/* sum + a * b / 2^32 rounded half up */
-static inline int32_t add_high_product(int32_t sum, int32_t a, int32_t b)
-{
-    return sum + (int32_t)(((int64_t)a * b + 0x80000000) >> 32);
-}
-
 /* high / 2^right rounded half away from zero; right is at least 1, half is 2^(right - 1). */
 static inline int32_t divide_rounded(int32_t high, uint32_t half, int right)
 {
     return (int32_t)((uint32_t)high + half + (uint32_t)(high >> 31)) >> right;
+}
+
+/* sum + a * b / 2^32, the product rounded half up: one instruction on cores with DSP instructions. */
+static inline int32_t add_upper(int32_t sum, int32_t a, int32_t b)
+{
+    return (int32_t)((uint32_t)sum + (uint32_t)(((int64_t)a * b + 0x80000000) >> 32));
 }
 
 /* round(x * multiplier / 2^31 * 2^shift), rounded twice as TFLM's default build does: first half up, then half away
@@ -319,36 +325,43 @@ static inline int32_t requantise(int32_t x, int32_t multiplier, int shift)
     return multiply_rounded((int32_t)((uint32_t)x << shift), multiplier);
 }
 
+/* Nearly every scale is usual: a multiplier of at least 2^30 and a shift to the right by at least two bits. Then
+ * requantise, the zero point added, are two rounded products. */
+static inline int is_usual(const row_scale *s) { return s->multiplier >= 1 << 30 && s->shift < -1; }
+static inline int32_t usual_factor(const row_scale *s) { return (int32_t)((uint32_t)s->multiplier << 1); }
+static inline int32_t usual_divisor(const row_scale *s) { return 1 << (32 + s->shift); }
+
 static inline int8_t clamp_i8(int32_t x, int32_t low, int32_t high)
 {
     return (int8_t)(x < low ? low : x > high ? high : x);
 }
 
-/* The scale that nearly all rows have: outputs of all of int8, no left shift. It is requantise and the zero point in two rounded products. */
+/* The output of all of int8. add_upper(x, x, factor) is multiply_rounded: the factor is 2 * multiplier - 2^32. */
+static inline int8_t usual_output(int32_t sum, int32_t factor, int32_t divisor, int32_t zero_point)
+{
+    const int32_t high = add_upper(sum, sum, factor);
+    return clamp_i8(add_upper(zero_point, high + (high >> 31), divisor), INT8_MIN, INT8_MAX);
+}
+
+/* The scale that nearly all rows have, with outputs of all of int8: no left shift. */
 typedef struct {
     int32_t factor, divisor, zero_point;
-} quick_scale;
+} usual_scale;
 
-static inline int is_quick(const row_scale *scale, const range *outputs)
+static inline int has_usual_scale(const row_scale *scale, const range *outputs)
 {
     return scale->multiplier >= 1 << 30 && scale->shift < -1 && outputs->low == INT8_MIN && outputs->high == INT8_MAX;
 }
 
-static inline quick_scale quick(const row_scale *scale, const range *outputs)
+static inline usual_scale usual_scale_of(const row_scale *scale, const range *outputs)
 {
-    quick_scale s = {
-        .factor = (int32_t)((uint32_t)scale->multiplier << 1), /* 2 * multiplier - 2^32 */
+    usual_scale s = {
+        .factor = (int32_t)((uint32_t)scale->multiplier << 1),
         .divisor = 1 << (32 + scale->shift),
         .zero_point = outputs->zero_point,
     };
     OWN_REGISTER(s.divisor) /* a product is one instruction, a shift of 64 bits is many */
     return s;
-}
-
-static inline int8_t quick_output(int32_t sum, const quick_scale *s)
-{
-    const int32_t high = add_high_product(sum, sum, s->factor);
-    return clamp_i8(add_high_product(s->zero_point, high + (high >> 31), s->divisor), INT8_MIN, INT8_MAX);
 }
 
 /* A head of zeros, and no sample waiting, in an arena that is laid out. */

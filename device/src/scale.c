@@ -4,10 +4,10 @@
 void put(const row_scale *scale, const range *outputs, const int32_t *sums, uint32_t count, int8_t *to)
 {
     const int32_t *const end = sums + count;
-    if (is_quick(scale, outputs)) {
-        const quick_scale s = quick(scale, outputs);
+    if (has_usual_scale(scale, outputs)) {
+        const usual_scale s = usual_scale_of(scale, outputs);
         while (sums != end)
-            *to++ = quick_output(*sums++, &s);
+            *to++ = usual_output(*sums++, s.factor, s.divisor, s.zero_point);
         return;
     }
     while (sums != end) {
