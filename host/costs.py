@@ -6,6 +6,7 @@ core; benchmarks/instruction_costs.py measures it."""
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,9 @@ from entropi.export.rows import SHIFT_BYTE
 
 COSTS = Path(__file__).with_name("costs.json")
 ELEMENTWISE = ("add", "sub", "mul")
+TILE = 4  # output positions that dense convolutions take at a time
+WAITING = 64  # sums that they keep
+GATHERED_BYTES = 512  # of inputs, two bytes each
 PART = 64  # values that an elementwise layer takes at a time
 ONE_HALF = (1 << 30, 0)  # multiplier and shift
 SCALES_HEADER = 4  # bytes of a convolution's parameters before the first row's
@@ -144,38 +148,117 @@ def _tiles(record: Record, whole: np.ndarray) -> Iterator[tuple[str, int, int]]:
         y += high
 
 
+def _slices(record: Record, positions: int) -> list[int]:
+    """Fours of weights of each slice that a row is taken in at so many positions at once (dense.c)."""
+    taps, channels = math.prod(record.kernel), record.source.channels // record.groups
+    room = GATHERED_BYTES // 2 // taps // positions
+    counts = [min(room, channels - first) for first in range(0, channels, room)]
+    return [-(-count * taps // 4) for count in counts]
+
+
+def _dense(record: Record) -> Counter[str]:
+    """The loops of dense.c. A tile is 4 positions, or a single one."""
+    out, (height, width), groups = record.out, record.kernel, record.groups
+    taps, channels, rows = height * width, record.source.channels // groups, out.channels // groups
+    tiled = out.positions // TILE if GATHERED_BYTES // 2 // taps >= TILE else 0
+    inside = [_inside(record, axis) for axis in (0, 1)]
+    outside = [taken - met for taken, met in zip((height, width), inside, strict=True)]
+    found = Counter({"conv dense: row, output": out.values, "conv dense: group": groups})
+    for positions, tiles in ((TILE, tiled), (1, out.positions - tiled * TILE)):
+        fours = _slices(record, positions) if tiles else []
+        blocks = -(-rows // (WAITING // positions))
+        gathered = tiles * groups * (blocks if len(fours) > 1 else 1)
+        at = f"conv dense: {positions} at once"
+        at_once = rows if positions == TILE else -(-rows // TILE)
+        found[f"{at}, tile"] = tiles * groups
+        found[f"{at}, row"] = tiles * groups * rows
+        found[f"{at}, clamped row"] = tiles * groups * rows * record.clamped
+        found[f"{at}, block"] = gathered * len(fours)
+        found[f"{at}, slice of a row"] = tiles * groups * at_once * len(fours)
+        found[f"{at}, four weights"] = tiles * groups * at_once * sum(fours)
+        found[f"{at}, widened four"] = gathered * sum(fours)
+        adjacent = sum(x % out.width + TILE <= out.width for x in range(0, tiled * TILE, TILE))
+        kinds = {"positions": tiles}
+        if taps == 1:
+            kinds = {"points": tiles}
+        elif positions == TILE and record.stride[1] == 1:
+            kinds = {"neighbours": adjacent, "positions": tiles - adjacent}
+        for kind, count in kinds.items():
+            found[f"{at}, {kind}: tap"] = gathered // max(tiles, 1) * count * channels * taps
+            found[f"{at}, {kind}: line"] = gathered // max(tiles, 1) * count * channels * height
+        share = tiles * positions / out.positions * groups * (gathered / (tiles * groups) if tiles else 0)
+        found[f"{at}, column outside"] = share * channels * height * out.height * outside[1].sum()
+        found[f"{at}, row outside"] = share * channels * width * out.width * outside[0].sum()
+        found[f"{at}, clipped window"] = share * np.count_nonzero(outside[0][:, None] + outside[1])
+    return found
+
+
+def _depthwise(record: Record) -> Counter[str] | None:
+    """The loops of depthwise.c; None for the layers that it leaves to dense.c."""
+    out, (height, width) = record.out, record.kernel
+    steps = -(-width // TILE)
+    if out.width < TILE:
+        sizes = [_inside(record, axis, bordered=False) for axis in (0, 1)]
+        products = int(sizes[0].sum() * sizes[1].sum())
+        if products + out.positions > GATHERED_BYTES // 4:
+            return None
+        small = {"channel": 1, "weight": height * width, "output": out.positions, "product": products}
+        small["clamped output"] = out.positions * record.clamped
+        return Counter({f"conv depthwise, small: {name}": out.channels * count for name, count in small.items()})
+    pitch = ((out.width - 1) * record.stride[1] + TILE * steps + 3) // 4 * 4
+    extent = (height - 1) * record.dilation[0] + 1
+    lines = GATHERED_BYTES // pitch
+    if record.dilation[1] > 1 or lines < extent or steps * height > 16:
+        return None
+    taken = [_inside(record, axis) for axis in (0, 1)]
+    whole = (taken[0] == height).all() and (taken[1] == width).all()
+    most = (lines - extent) // record.stride[0] + 1
+    copied = out.channels // record.source.channels if whole else out.channels  # channels by bands
+    heights = [min(most, out.height - y) for y in range(0, out.height, most)]
+    copies = sum((n - 1) * record.stride[0] + extent for n in heights)
+    at = f"conv depthwise, stride {'1' if record.stride[1] == 1 else 'other'}"
+    tiles = out.height * -(-out.width // TILE) * out.channels
+    return Counter(
+        {
+            "conv depthwise: channel": out.channels,
+            "conv depthwise: step": out.channels * steps * height,
+            "conv depthwise: line": out.lines,
+            "conv depthwise: band": copied * len(heights),
+            "conv depthwise: copied line": copied * copies,
+            "conv depthwise: copied four": copied * copies * pitch / 4,
+            f"{at}, tile": tiles,
+            f"{at}, clamped tile": tiles * record.clamped,
+            f"{at}, step of a tile": tiles * steps * height,
+        }
+    )
+
+
 def _conv(layer: Mapping, record: Record) -> Counter[str]:
     form, out, (height, width) = layer["encoding"], record.out, record.kernel
-    dense = form == "dense"
-    kind = "conv dense" if dense else "conv sparse"
-    rows = out.channels if dense else record.rows
-    entries = {"dense": layer["weights"], "pairs": record.weight_bytes // 2 - 1, "rice": layer["nonzeros"]}[form]
+    if form == "dense":
+        depthwise = record.groups == record.source.channels
+        return depthwise and _depthwise(record) or _dense(record)
+    kind, rows = "conv sparse", record.rows
+    entries = record.weight_bytes // 2 - 1 if form == "pairs" else layer["nonzeros"]
     inside = [_inside(record, axis) for axis in (0, 1)]
     columns_outside = width - inside[1]
-    planes = rows * record.source.channels // record.groups
-    if height * width == 1 and all(met.all() for met in inside):
-        planes = rows  # the channels are walked as columns of one
     found = Counter({f"{kind}: row": rows, f"{kind}: output": rows * out.positions})
     found["conv: clamped output"] = rows * out.positions * record.clamped
     for tile, y, count in _tiles(record, inside[0] == height):
         lines = inside[0][y]
         found[f"{kind}: {tile}, row"] += count * rows
         found[f"{kind}: {tile}, weight"] += count * entries * lines / height
-        if dense:
-            found[f"{kind}: {tile}, plane"] += count * planes
-            found[f"{kind}: {tile}, line"] += count * planes * lines
     found[f"{kind}: line"] = rows * out.height
     cut = height - inside[0]
     found[f"{kind}: cut line"] = rows * np.count_nonzero(cut)
     found[f"{kind}: cut line, weight"] = entries * cut.sum() / height
     found[f"{kind}: edge"] = rows * out.height * np.count_nonzero(columns_outside)
-    found[f"{kind}: edge, line"] = (planes if dense else rows) * inside[0].sum() * np.count_nonzero(columns_outside)
+    found[f"{kind}: edge, line"] = rows * inside[0].sum() * np.count_nonzero(columns_outside)
     found[f"{kind}: edge, weight"] = entries * inside[0].sum() * columns_outside.sum() / (height * width)
-    if not dense:
-        empty = out.channels - rows
-        found.update({f"{kind}: empty row": empty, f"{kind}: empty row, output": empty * out.positions})
-        found.update({f"{kind}, {form}: weight": entries, f"{kind}, {form}: byte": record.weight_bytes})
-        found[f"{kind}: row, tap"] = rows * height * width
+    empty = out.channels - rows
+    found.update({f"{kind}: empty row": empty, f"{kind}: empty row, output": empty * out.positions})
+    found.update({f"{kind}, {form}: weight": entries, f"{kind}, {form}: byte": record.weight_bytes})
+    found[f"{kind}: row, tap"] = rows * height * width
     return found
 
 
