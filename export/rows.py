@@ -35,7 +35,7 @@ RowScale = int | tuple[int, int, int]  # the constant that the row puts out; or 
 @dataclass(frozen=True)
 class Form:
     """One way to store a layer's weights. `entries` [rows] counts the weights that are stored of each row, entries of
-    value 0 included; `bytes` is the length of what `encode` returns; `depthwise` says that it is dense, each row for one
+    value 0 included; `bytes` is the length of what `encode` returns; `depthwise` says that it is dense, a row for each
     input channel."""
 
     encoding: int

@@ -178,7 +178,8 @@ SPECIALISE uint32_t prepare(const group *g, const tile *t, uint32_t positions, u
             : "+r"(from), "=r"(a), "=r"(b), "=r"(c), "=r"(d)                                                           \
             : "m"(*(const uint32_t(*)[4])(from)))
 
-/* sums[row][p] += weights of the row * inputs at position p. A row is read up to its last four, whatever stands there. */
+/* sums[row][p] += weights of the row * inputs at position p. A row is read up to its last four weights, whatever stands
+ * there: their inputs are 0. */
 NOT_INLINED void multiply_4(const uint32_t *values, uint32_t fours, const int8_t *weights, uint32_t row_length,
                             uint32_t rows, int32_t *sums)
 {

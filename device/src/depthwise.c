@@ -1,11 +1,11 @@
-/* DEPTHWISE_CONV_2D with dense weights: an output channel reads one input channel. Its outputs are computed four of a row
- * at once. Where windows reach beyond the border, or a row has fewer outputs, the channel's inputs are first copied, a
- * band of rows at a time, into a plane of zero points. */
+/* DEPTHWISE_CONV_2D with dense weights: an output channel reads one input channel. Outputs are computed four of a row
+ * at once; where windows reach beyond the border, the channel's inputs are first copied, a band of rows at a time,
+ * between zero points. Maps less than four wide go by a list of products, the same for all channels. */
 #include "dsp.h"
 #include "internal.h"
 #include "windows.h"
 
-/* Output positions of a tile, weights of a kernel row that are taken at once, and how many times a kernel may do that. */
+/* Output positions of a tile; weights of a kernel row in a step, and steps that a kernel may take. */
 enum { TILE = 4, AT_ONCE = ENTROPI_DSP ? 4 : 1, MAX_STEPS = ENTROPI_DSP ? 16 : 25, BAND_BYTES = GATHERED_WORDS * 4 };
 
 typedef struct {

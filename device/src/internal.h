@@ -278,8 +278,7 @@ void run_sparse(const uint8_t *image, const layer *l, const tensor *in, const te
                 uint32_t *scratch);
 void run_dense(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations,
                uint32_t *scratch);
-/* Of a layer with dense weights whose output channels read one input channel each. Returns 0 and does nothing for the few
- * that it does not know. */
+/* Returns 0, having done nothing, for the few depthwise layers that it does not know, and for all others. */
 int run_depthwise(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations,
                   uint32_t *scratch);
 void run_pool(const layer *l, const tensor *in, const tensor *out, int8_t *activations);
