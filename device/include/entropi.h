@@ -30,7 +30,8 @@ typedef enum {
     ENTROPI_E_STORE = -6,    /* the store failed to erase, to write or to read back */
     ENTROPI_E_EMPTY = -7,    /* nothing is stored */
     ENTROPI_E_DAMAGED = -8,  /* what is stored is no whole record */
-    ENTROPI_E_FOREIGN = -9   /* a whole record, of another image or of a head of another format */
+    ENTROPI_E_FOREIGN = -9,  /* a whole record, of another image or of a head of another format */
+    ENTROPI_E_KERNEL = -10   /* kernels.c of this build was made for another image and lacks a kernel of this one */
 } entropi_status;
 
 /* What an image holds; see entropi_describe. */
@@ -42,6 +43,7 @@ typedef struct {
     int8_t input_zero_point;
     uint32_t stored_weights;       /* of convolutions: non-zeros of sparse layers, all of dense ones */
     uint32_t macs;                 /* multiply-accumulates an image, zeros not counted where rows are sparse */
+    uint32_t kernels;              /* as bits, from the lowest: which lines of kernels.c the layers need */
 } entropi_info;
 
 /* How the head learns. bytes_per_parameter is what each weight costs in the arena:

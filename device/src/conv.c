@@ -384,9 +384,13 @@ static void constant_channel(const geometry *g, int8_t value)
             g->output[y * g->pitch + x] = value;
 }
 
-void run_conv(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations,
-              uint32_t *scratch)
+static void run_conv(const work *w)
 {
+    const uint8_t *image = w->image;
+    const layer *l = &w->layer;
+    const tensor *in = &w->in, *out = &w->out;
+    int8_t *activations = w->activations;
+    uint32_t *scratch = w->scratch;
     const int is_dense = l->encoding == WEIGHTS_DENSE, is_rice = l->encoding == WEIGHTS_RICE;
     geometry g = {
         .input = activations + ((int32_t)interior(in) - (int32_t)(l->pad_top * in->pitch + l->pad_left)),
@@ -448,3 +452,7 @@ void run_conv(const uint8_t *image, const layer *l, const tensor *in, const tens
             k.dense += row_length;
     }
 }
+
+void run_dense(const work *w) { run_conv(w); }
+void run_pairs(const work *w) { run_conv(w); }
+void run_rice(const work *w) { run_conv(w); }

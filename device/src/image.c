@@ -278,9 +278,9 @@ static int softmax_fits(const uint8_t *image, const image_header *header, const 
     return load_i32(exponentials) >= 1 << 12;
 }
 
-entropi_status validate_layers(const uint8_t *image, const image_header *header, uint32_t *stored_weights, uint32_t *macs)
+/* E_IMAGE unless every layer of a CRC-checked image stays inside its tensors, its weights and 32-bit sums. */
+static entropi_status validate_layers(const uint8_t *image, const image_header *header, entropi_info *info)
 {
-    *stored_weights = *macs = 0;
     for (uint32_t i = 0; i < header->layers; i++) {
         const layer l = read_layer(image, header, i);
         if (l.input >= header->tensors || l.output >= header->tensors || l.low > l.high)
@@ -292,7 +292,7 @@ entropi_status validate_layers(const uint8_t *image, const image_header *header,
             fits = conv_fits(image, header, &l, &in, &out, &stored);
         } else if (l.kind == LAYER_MAX_POOL || l.kind == LAYER_AVERAGE_POOL) {
             fits = pool_fits(&l, &in, &out);
-        } else if ((l.kind == LAYER_ADD || l.kind == LAYER_SUB || l.kind == LAYER_MUL) && l.second < header->tensors) {
+        } else if (has_two_operands(&l) && l.second < header->tensors) {
             const tensor second = read_tensor(image, header, l.second);
             fits = same_shape(&in, &out) && spreads_over(&out, &second) &&
                    scales_fit(image, header, &l, l.kind == LAYER_MUL ? 1 : 3);
@@ -308,8 +308,12 @@ entropi_status validate_layers(const uint8_t *image, const image_header *header,
         }
         if (!fits)
             return ENTROPI_E_IMAGE;
-        *stored_weights += stored;
-        *macs += stored * out.height * out.width;
+        const uint32_t kernel = KERNEL_OF(l.kind, l.encoding);
+        if (!layer_kernels[kernel])
+            return ENTROPI_E_KERNEL;
+        info->kernels |= 1u << kernel;
+        info->stored_weights += stored;
+        info->macs += stored * out.height * out.width;
     }
     return ENTROPI_OK;
 }
@@ -353,5 +357,5 @@ entropi_status entropi_describe(const void *image, size_t image_length, entropi_
         .input_scale = h.input_scale,
         .input_zero_point = h.input_zero_point,
     };
-    return validate_layers(p, &h, &info->stored_weights, &info->macs);
+    return validate_layers(p, &h, info);
 }

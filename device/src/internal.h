@@ -16,6 +16,7 @@
 #define exp_negative entropi_exp_negative
 #define head_format entropi_head_format
 #define keep_sample entropi_keep_sample
+#define layer_kernels entropi_layer_kernels
 #define locate_head entropi_locate_head
 #define log_above_one entropi_log_above_one
 #define make_room entropi_make_room
@@ -25,19 +26,22 @@
 #define read_tensor entropi_read_tensor
 #define read_weight entropi_read_weight
 #define run_add entropi_run_add
-#define run_conv entropi_run_conv
+#define run_average_pool entropi_run_average_pool
 #define run_copy entropi_run_copy
+#define run_dense entropi_run_dense
+#define run_max_pool entropi_run_max_pool
 #define run_mean entropi_run_mean
 #define run_mul entropi_run_mul
-#define run_pool entropi_run_pool
+#define run_pairs entropi_run_pairs
+#define run_rice entropi_run_rice
 #define run_softmax entropi_run_softmax
+#define run_sub entropi_run_sub
 #define run_table entropi_run_table
 #define score_classes entropi_score_classes
 #define standardise entropi_standardise
 #define start_again entropi_start_again
 #define start_head entropi_start_head
 #define take_step entropi_take_step
-#define validate_layers entropi_validate_layers
 
 /* A kernel whose arguments are constants where it is used: one specialised copy a use, at -Os too. */
 #if defined(__GNUC__)
@@ -142,9 +146,6 @@ layer read_layer(const uint8_t *image, const image_header *header, uint32_t inde
 
 /* First value inside the border. */
 static inline uint32_t interior(const tensor *t) { return t->offset + t->top * t->pitch + t->left; }
-
-/* E_IMAGE unless every layer of a CRC-checked image stays inside its tensors, its weights and 32-bit sums. */
-entropi_status validate_layers(const uint8_t *image, const image_header *header, uint32_t *stored_weights, uint32_t *macs);
 
 /* The weights of a sparse layer are one list of entries through all its rows, as pairs of bytes or as Rice codes. An
  * entry is an int8 value, which may be 0, and its distance from the entry before it. One entry is read ahead. */
@@ -263,19 +264,29 @@ static inline range range_of(const layer *l, const tensor *out)
 /* Scale `count` sums to neighbouring outputs. The scale's bias is no part of it. */
 void put(const row_scale *scale, const range *outputs, const int32_t *sums, uint32_t count, int8_t *to);
 
-/* The layer kernels: activations is the start of the activation bytes, scratch the words for the taps of a kernel, one
- * more of them, and one decoded row. */
-void run_conv(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations,
-              uint32_t *scratch);
-void run_pool(const layer *l, const tensor *in, const tensor *out, int8_t *activations);
-void run_add(const uint8_t *image, const layer *l, const tensor *a, const tensor *b, const tensor *out,
-             int8_t *activations);
-void run_mul(const uint8_t *image, const layer *l, const tensor *a, const tensor *b, const tensor *out,
-             int8_t *activations);
-void run_table(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations);
-void run_copy(const layer *l, const tensor *in, const tensor *out, int8_t *activations);
-void run_softmax(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations);
-void run_mean(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations);
+/* What a layer kernel works on. */
+typedef struct {
+    const uint8_t *image;
+    layer layer;
+    tensor in, second, out; /* second: where the layer has two operands */
+    int8_t *activations;    /* the start of all */
+    uint32_t *scratch;      /* words for the taps of a kernel, one more of them, and one decoded row */
+} work;
+
+typedef void kernel(const work *w);
+
+kernel run_dense, run_pairs, run_rice, run_max_pool, run_average_pool, run_add, run_sub, run_mul, run_mean, run_table,
+    run_copy, run_softmax;
+
+/* Of a build, NULL for one that was left out: those of convolutions by their encoding, then the others by their kind. */
+#define KERNEL_OF(kind, encoding) ((kind) == LAYER_CONV ? (encoding) : WEIGHTS_RICE - LAYER_CONV + (kind))
+enum { KERNELS = KERNEL_OF(LAYER_SOFTMAX, 0) + 1 };
+extern kernel *const layer_kernels[KERNELS + 1];
+
+static inline int has_two_operands(const layer *l)
+{
+    return l->kind == LAYER_ADD || l->kind == LAYER_SUB || l->kind == LAYER_MUL;
+}
 
 /* x * multiplier / 2^31 rounded half up: bits 31 to 62 of the product, and the one below. */
 static inline int32_t multiply_rounded(int32_t x, int32_t multiplier)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes as c
 import shutil
 import subprocess
 import zlib
@@ -17,6 +18,7 @@ from networks import conv_layer, reference, requantise, residual_network, write
 
 from entropi.device import Bundle, DeviceError, HeadConfig, HostDevice, describe, toolchain
 from entropi.device.bundle import Preprocessing
+from entropi.device.library import CInfo, kernels_source
 from entropi.export import image as image_module
 from entropi.export.image import Centering, write_image
 from entropi.export.integer import CONV, Layer, Network, Tensor, quantise_multiplier
@@ -411,3 +413,22 @@ def test_a_hostile_image_is_refused_or_harmless(changes, optimize):
 def test_a_wrong_input_length_is_refused(network):
     with pytest.raises(DeviceError, match="E_ARGUMENT"):
         open_image(write(network)).encode(np.zeros((3, 5, 5), np.int8))
+
+
+def test_an_image_whose_kernels_the_build_lacks_is_refused(network, tmp_path):
+    before, after = Tensor(2, 4, 4, 0.1, 0), Tensor(3, 4, 4, 0.1, 0)
+    convolution = conv_layer(np.random.default_rng(0), before, 1, after, (0,), (3, 3), (1, 1), (1, 1), density=0.3)
+    convolutions = Network({0: before, 1: after}, 0, 1)
+    convolutions.layers.append(convolution)
+    own = tmp_path / toolchain.KERNELS_SOURCE.name
+    own.write_text(kernels_source(write(convolutions)))
+    sources = (*sorted(set(toolchain.RUNTIME_SOURCES) - {toolchain.KERNELS_SOURCE}), own)
+    library = c.CDLL(str(toolchain.build_shared("own", sources, (f"-I{toolchain.KERNELS_SOURCE.parent}",))))
+    library.entropi_status_name.restype = c.c_char_p
+
+    def status(image: bytes) -> bytes:
+        found = library.entropi_describe(image, c.c_size_t(len(image)), c.byref(CInfo()))
+        return library.entropi_status_name(found)
+
+    assert status(write(convolutions)) == b"OK"
+    assert status(write(network)) == b"E_KERNEL"
