@@ -63,11 +63,12 @@ def stored(file: Path, entry: dict[str, Any]) -> dict[str, torch.Tensor]:
 def compare(path: Path, old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> None:
     """Raises RunError where a value of `new` is not that of `old`."""
     for name, value in new.items():
-        if isinstance(value, dict) and isinstance(old[name], dict):
-            compare(path, old[name], value, f"{name}.")
-        elif old[name] != value:
+        before = old.get(name)
+        if isinstance(value, dict) and isinstance(before, dict):
+            compare(path, before, value, f"{name}.")
+        elif before != value:
             raise RunError(
-                f"{path} was begun with {prefix}{name} = {old[name]!r} and is now asked for {value!r}; "
+                f"{path} was begun with {prefix}{name} = {before!r} and is now asked for {value!r}; "
                 "ask for the old value or choose another folder"
             )
 

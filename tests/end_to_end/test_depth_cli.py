@@ -56,6 +56,13 @@ def test_depth_then_export_then_the_emulated_board(run, here):
     assert status == 0 and "step 2 is the last within 100 points" in out, err
     assert "merged: 0, 3:" in out
     assert before == {file.name: file.read_bytes() for file in (here / "runs/d").iterdir()}
+    arguments = ("--from", "runs/d", "--method", "egp", "--rounds", "1", "--preset", "smoke", "--samples-step", "128")
+    status, out, err = run("depth", *arguments, "--at", "1", "--max-drop", "100", "--out", "runs/e", "--json")
+    assert status == 0, err
+    first = json.loads(out)["steps"][0]
+    assert {**first, "removed": 1, "step": 1, "drop": content["steps"][1]["drop"]} == content["steps"][1]
+    status, _, err = run("depth", "--from", "runs/d", "--at", "3", "--out", "runs/f")
+    assert status == 1 and "--at 3 is not in runs/d; give a number from 0 to 2" in err
     status, _, err = run("depth", "--out", "runs/d", "--seed", "1")
     assert status == 1 and "seed = 0 and is now asked for 1" in err.strip().splitlines()[-1]
 
@@ -79,7 +86,7 @@ def test_what_is_wrong_is_said_in_one_line(run, here, arguments, says):
 
 
 def test_wrong_use_is_status_2(run, here):
-    assert run("depth", "--rung", "3", "--out", "new")[0] == 2
+    assert run("depth", "--at", "3", "--out", "new")[0] == 2
     assert run("depth", "--max-drop", "-1", "--out", "new")[0] == 2
 
 

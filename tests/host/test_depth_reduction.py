@@ -162,6 +162,50 @@ def test_begins_with_a_rung_and_keeps_its_zeros(reduced, tiny_ladder, tiny_sourc
         reduced.build("easier", 1, tmp_path / "other", data.load("builtin:digits"), start=rung)
 
 
+def test_methods_share_one_trained_network(reductions, reduced, tiny_source, tmp_path):
+    whole = reductions["easier"][0]
+    reduction = reduced.build("egp", 1, tmp_path / "egp", tiny_source, start=whole)
+    assert reduction.settings["start"] == {"step": 0, "sha256": whole.metadata["sha256"]}
+    first, pruned = reduction
+    assert first.path.read_bytes() == whole.path.read_bytes()
+    same = ("validation_accuracy", "accuracy", "cost", "removed", "edits")
+    assert all(getattr(first, name) == getattr(whole, name) for name in same)
+    assert pruning.nonzeros(pruning.prunable(pruned.model())) < pruning.nonzeros(pruning.prunable(first.model()))
+
+
+def test_a_later_step_hands_on_its_edits(reductions, reduced, tiny_source, tmp_path):
+    step = reductions["lacoot"][1]  # a block is left out
+    reduction = reduced.build("easier", 1, tmp_path, tiny_source, start=step)
+    first, shallower = reduction
+    assert first.edits == step.edits == shallower.edits[:-1] and first.cost == step.cost
+    assert (first.removed, shallower.removed) == (0, 1)
+    images = torch.randn(2, *step.input_shape)
+    with torch.no_grad():
+        assert torch.equal(first.model()(images), step.model()(images))
+        assert shallower.model()(images).shape == (2, len(step.classes))
+    assert [s.metadata for s in Reduction.open(tmp_path)] == [s.metadata for s in reduction]
+    assert len(reduced.build("easier", 1, tmp_path, tiny_source)) == 2
+    with pytest.raises(RunError, match=r"was begun with start\.step = 1 and is now asked for 0"):
+        reduced.build("easier", 1, tmp_path, tiny_source, start=reductions["lacoot"][0])
+    with pytest.raises(ValueError, match=r"resnet8-lacoot01 has no block with a shortcut"):
+        reduced.build("lacoot", 1, tmp_path / "other", tiny_source, start=step)
+
+
+def test_a_step_that_learned_from_the_judging_images_is_refused(
+    reductions, reduced, tiny_source, tiny_ladder, tmp_path
+):
+    step = reductions["easier"][0]
+    with pytest.raises(ValueError, match=r"resnet8-easier00 was trained on images that would judge .* its seed, 3"):
+        reduced.build("egp", 1, tmp_path / "new", tiny_source, start=step, seed=4)
+    other = data.Dataset("other", tiny_source.classes, tiny_source.test, tiny_source.test)
+    with pytest.raises(ValueError, match="start with its source"):
+        reduced.build("egp", 1, tmp_path / "new", other, start=step)
+    assert not (tmp_path / "new").exists()
+    folder = shutil.copytree(reductions["easier"].path, tmp_path / "copy")
+    with pytest.raises(RunError, match="start = None and is now asked for {'rung': 0"):
+        reduced.build("easier", ROUNDS["easier"], folder, tiny_source, start=tiny_ladder[0])
+
+
 def test_an_approximate_merge_says_how_wrong_it_is(reduced, tiny_source, tmp_path):
     reduction = reduced.build("easier", 1, tmp_path, tiny_source, approximate=True, arch="tiny_nets:narrow")
     folded = reduction[1].metadata["fold"]
