@@ -13,7 +13,6 @@ bytes (same machine, torch version, number of threads and of processes)."""
 from __future__ import annotations
 
 import copy
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -41,9 +40,8 @@ from entropi.host.training.ladder import Rung, check_parts
 from entropi.host.training.runs import (
     CHECKPOINT,
     RunError,
-    check_stored,
     compare,
-    read,
+    load,
     store,
     stored,
     train,
@@ -185,22 +183,7 @@ class Reduction(Sequence[Step]):
     def open(cls, path: str | Path) -> Reduction:
         """Open a reduction, finished or not. Raises RunError naming what is missing or malformed."""
         path = Path(path)
-        if not (path / DEPTH).is_file():
-            raise RunError(f"{path} is no reduction: {DEPTH} is missing; build one with entropi depth --out {path}")
-        try:
-            content = json.loads(read(path / DEPTH))
-            if content["format"] != FORMAT:
-                raise RunError(f"{path / DEPTH} has format {content['format']}; this version reads {FORMAT}")
-            reduction = cls(path, content)
-        except RunError:
-            raise
-        except (KeyError, TypeError, ValueError) as error:
-            raise RunError(
-                f"{path / DEPTH} is damaged ({error!r}); restore it or build again in an empty folder"
-            ) from error
-        for step in reduction:
-            check_stored(step.path, step.metadata)
-        return reduction
+        return load(path, DEPTH, FORMAT, "reduction", "entropi depth", lambda content: cls(path, content))
 
     @classmethod
     def build(

@@ -10,7 +10,6 @@ goes on where it stopped and ends with the same bytes (same machine, torch versi
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -30,10 +29,8 @@ from entropi.host.training import pruning
 from entropi.host.training.engine import Engine, engine
 from entropi.host.training.runs import (
     CHECKPOINT,
-    RunError,
-    check_stored,
     compare,
-    read,
+    load,
     store,
     stored,
     train,
@@ -146,22 +143,7 @@ class Ladder(Sequence[Rung]):
     def open(cls, path: str | Path) -> Ladder:
         """Open a ladder, finished or not. Raises RunError naming what is missing or malformed."""
         path = Path(path)
-        if not (path / LADDER).is_file():
-            raise RunError(f"{path} is no ladder: {LADDER} is missing; build one with entropi ladder --out {path}")
-        try:
-            content = json.loads(read(path / LADDER))
-            if content["format"] != FORMAT:
-                raise RunError(f"{path / LADDER} has format {content['format']}; this version reads {FORMAT}")
-            ladder = cls(path, content)
-        except RunError:
-            raise
-        except (KeyError, TypeError, ValueError) as error:
-            raise RunError(
-                f"{path / LADDER} is damaged ({error!r}); restore it or build again in an empty folder"
-            ) from error
-        for rung in ladder:
-            check_stored(rung.path, rung.metadata)
-        return ladder
+        return load(path, LADDER, FORMAT, "ladder", "entropi ladder", lambda content: cls(path, content))
 
     @classmethod
     def build(
