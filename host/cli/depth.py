@@ -11,7 +11,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from entropi.host.cli.common import Json, app, bar, show
+from entropi.host.cli.common import Json, app, bar, pick, show
 from entropi.host.tables import table
 
 PAPER = "Instead of the paper's"  # the panels in --help of options that replace a value
@@ -165,15 +165,6 @@ def depth(
     }  # fmt: skip
     if first:
         show(content, as_json, _table)
-
-
-def pick(folder, index: int):
-    """A rung of a ladder or a step of a reduction by its index. Raises ValueError where there is none."""
-    if not len(folder):
-        raise ValueError(f"{folder.path} holds no trained network yet; finish it first")
-    if index >= len(folder):
-        raise ValueError(f"--at {index} is not in {folder.path}; give a number from 0 to {len(folder) - 1}")
-    return folder[index]
 
 
 def _table(content: dict) -> RenderableType:

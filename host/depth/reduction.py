@@ -26,17 +26,17 @@ from torch import fx, nn
 from entropi.device.files import write_json
 from entropi.host import data
 from entropi.host.data import Split
-from entropi.host.depth import graph, lacoot, methods, schedules, signs
-from entropi.host.depth.fold import Folded, fold, summary
-from entropi.host.depth.graph import Block, Edit
+from entropi.host.depth import lacoot, methods, schedules, signs
 from entropi.host.depth.methods import Method
 from entropi.host.depth.statistics import recalibrate
-from entropi.host.networks import archs
+from entropi.host.networks import archs, graph
+from entropi.host.networks.fold import Folded, fold, summary
+from entropi.host.networks.graph import Block, Edit
 from entropi.host.networks.inference import MEAN, STD, normalise, outputs, top1
 from entropi.host.progress import Progress
 from entropi.host.training import pruning
 from entropi.host.training.engine import Engine, engine
-from entropi.host.training.ladder import Rung, check_parts
+from entropi.host.training.ladder import Rung, check_parts, check_start
 from entropi.host.training.runs import (
     CHECKPOINT,
     RunError,
@@ -92,10 +92,7 @@ class Step:
     def model(self) -> fx.GraphModule:
         """The whole network in evaluation mode, head of the source task included, not folded. Raises RunError where
         the file is damaged, ValueError where the network of this name is no longer the one that was reduced."""
-        with torch.device("meta"):
-            model = archs.build(self.arch, len(self.classes))
-        net = graph.trace(model)
-        graph.edit(net, self.edits)
+        net = graph.build(self.arch, len(self.classes), self.edits)
         net.load_state_dict(stored(self.path, self.metadata), assign=True)
         return net.to(memory_format=torch.channels_last).eval()
 
@@ -305,15 +302,13 @@ class Reduction(Sequence[Step]):
     def _network(self, index: int, start: Rung | Step | None) -> tuple[fx.GraphModule, list[Edit]]:
         """The network that a step begins with, and the edits that lead to it."""
         if index == 0:
-            if isinstance(start, Step):
-                return start.model(), list(start.edits)
             if start is not None:
                 model = start.model()
             else:
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(self.seed)
-                    model = archs.build(self.arch, len(self.classes))
-            return graph.trace(model.to(memory_format=torch.channels_last)), []
+                    model = archs.build(self.arch, len(self.classes)).to(memory_format=torch.channels_last)
+            return model if isinstance(model, fx.GraphModule) else graph.trace(model), _edits(start)
         before = self[index - 1]
         net = before.model()
         edits = self._round(net, before.metadata, index)
@@ -395,6 +390,13 @@ def _divided(training: Split, seed: int) -> tuple[Split, Split]:
     return training[np.sort(order[count:])], training[np.sort(order[:count])]
 
 
+def _edits(start: Rung | Step | None) -> list[Edit]:
+    """Those that lead to what a reduction begins with."""
+    if isinstance(start, Rung):
+        return [Edit(*edit) for edit in start.edits]
+    return list(start.edits) if start else []
+
+
 def _check(method: Method, arch: str, dataset: data.Dataset, start: Rung | Step | None, seed: int) -> fx.GraphModule:
     """The network to begin with, without numbers. Raises ValueError for images that it does not take, for a start that
     does not fit, and where the method finds nothing to remove."""
@@ -404,14 +406,8 @@ def _check(method: Method, arch: str, dataset: data.Dataset, start: Rung | Step 
             f"{dataset.name} has {channels} channels and {arch} takes {archs.CHANNELS}; "
             f"choose a source with {archs.CHANNELS}"
         )
-    if start is not None and (start.arch, start.classes, start.input_shape) != (
-        arch, dataset.classes, dataset.input_shape
-    ):  # fmt: skip
-        size = "x".join(map(str, start.input_shape))
-        raise ValueError(
-            f"{start.name} is {start.arch} for {len(start.classes)} classes and {size} images; start with that network "
-            "and that source"
-        )
+    if start is not None:
+        check_start(start, arch, dataset)
     if isinstance(start, Step) and (start.seed, start.source_sha256) != (seed, dataset.fingerprint()):
         raise ValueError(
             f"{start.name} was trained on images that would judge here; start with its source and its seed, "
@@ -423,8 +419,7 @@ def _check(method: Method, arch: str, dataset: data.Dataset, start: Rung | Step 
     net = graph.trace(model)
     if archs.head_name(net) != archs.head_name(model):
         raise ValueError(f"{arch} does not run its layers in the order in which it defines them; define the head last")
-    if isinstance(start, Step):
-        graph.edit(net, start.edits)
+    graph.edit(net, _edits(start))
     name = arch if start is None else start.name
     for node in graph.removable(net):
         graph.channel_axis(net, node)
