@@ -89,6 +89,15 @@ def check_device(board: str, budget: str) -> None:
     parse_bytes(budget)
 
 
+def pick(folder, index: int):
+    """A rung of a ladder or a step of a reduction by its index. Raises ValueError where there is none."""
+    if not len(folder):
+        raise ValueError(f"{folder.path} holds no trained network yet; finish it first")
+    if index >= len(folder):
+        raise ValueError(f"--at {index} is not in {folder.path}; give a number from 0 to {len(folder) - 1}")
+    return folder[index]
+
+
 def show(content: Any, as_json: bool, render) -> None:
     if as_json:
         sys.stdout.write(json.dumps(content, indent=1) + "\n")
