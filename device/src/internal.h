@@ -155,7 +155,7 @@ typedef struct {
     uint32_t unit;        /* codes: what a zero adds to the distance, 2^k; k bits are the remainder */
     uint32_t fixed, less; /* codes: k + 9 bits beside the zeros; unit - 1 */
     uint32_t next;        /* the entry read ahead lies so many positions after the start of the row */
-    uint32_t value;       /* and has this value, as 8 bits */
+    int32_t value;        /* and has this value */
 } entry_reader;
 
 /* Most zeros and remainder bits before a code's value: 7 bits of offset in a byte, the zeros, a one, the remainder and
@@ -188,10 +188,10 @@ SPECIALISE void read_entry(entry_reader *r, int is_rice)
         const uint32_t window = code_window(r), zeros = leading_zeros(window);
         const uint32_t code = (window << zeros) >> (32u - r->fixed); /* a one, the remainder, the value */
         r->bit += zeros + r->fixed;
-        r->value = code & 0xFFu;
+        r->value = (int8_t)code;
         r->next = r->next - r->less + zeros * r->unit + (code >> 8);
     } else {
-        r->value = r->at[0];
+        r->value = (int8_t)r->at[0];
         r->next += r->at[1];
         r->at += PAIR_BYTES;
     }
@@ -264,13 +264,20 @@ static inline range range_of(const layer *l, const tensor *out)
 /* Scale `count` sums to neighbouring outputs. The scale's bias is no part of it. */
 void put(const row_scale *scale, const range *outputs, const int32_t *sums, uint32_t count, int8_t *to);
 
+/* Words before the activation bytes, an even number: for the taps of a sparse kernel, one more of them, and a decoded
+ * row, whose pairs of weights take three words where the header counts one for each weight. */
+static inline uint32_t working_words(const image_header *header)
+{
+    return (header->scratch_words + header->scratch_words / 2u + 1u) & ~1u;
+}
+
 /* What a layer kernel works on. */
 typedef struct {
     const uint8_t *image;
     layer layer;
     tensor in, second, out; /* second: where the layer has two operands */
     int8_t *activations;    /* the start of all */
-    uint32_t *scratch;      /* words for the taps of a kernel, one more of them, and one decoded row */
+    uint32_t *scratch;      /* the words before them */
 } work;
 
 typedef void kernel(const work *w);
