@@ -56,7 +56,7 @@ entropi_status entropi_encode_observed(entropi *self, const int8_t *input, size_
         return ENTROPI_E_ARGUMENT;
 
     work w = {.image = self->image, .scratch = (uint32_t *)(void *)(self->arena + self->working_at)};
-    w.activations = (int8_t *)(w.scratch + (h.scratch_words + (h.scratch_words & 1u)));
+    w.activations = (int8_t *)(w.scratch + working_words(&h));
     copy_in(&in, input, w.activations);
     for (uint32_t i = 0; i < h.layers; i++) {
         const tensor *out = &w.out;

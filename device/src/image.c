@@ -168,14 +168,16 @@ static int constant_fits(scale_check *scales)
 
 /* The next entry begins in the weights and is none that the kernels cannot read. A code may be loaded from bytes behind
  * the weights, but not behind the CRC. */
-static int entry_fits(const entry_reader *r, int is_rice, const uint8_t *end)
+static int entry_fits(const entry_reader *r, int is_rice, const uint8_t *end, uint32_t value_bits)
 {
-    if (!is_rice)
-        return end - r->at >= PAIR_BYTES && r->at[1] != 0;
+    if (!is_rice) {
+        const uint32_t sign = 1u << (value_bits - 1u);
+        return end - r->at >= PAIR_BYTES && r->at[1] != 0 && (uint8_t)(r->at[0] + sign) < 2u * sign;
+    }
     if (r->bit >> 3 >= (uint32_t)(end - r->at))
         return 0;
     const uint32_t window = code_window(r);
-    return window && leading_zeros(window) + r->fixed <= MAX_RICE + 9u;
+    return window && leading_zeros(window) + r->head + value_bits <= MOST_CODE_BITS;
 }
 
 /* Walk the entries as the kernels do. The list ends with an entry of value 0 right behind the last row, and the weights
@@ -184,13 +186,16 @@ static int entries_fit(const image_header *header, const uint8_t *weights, uint3
                        uint32_t rows, uint32_t row_length, scale_check *scales, uint32_t *stored)
 {
     const uint8_t *end = weights + length;
+    const uint32_t value_bits = length < FORM_BYTES ? 0 : weights[1];
+    if (value_bits < LEAST_VALUE_BITS || value_bits > MOST_VALUE_BITS || weights[0] + 1u + value_bits > MOST_CODE_BITS)
+        return 0;
     const uint32_t tap_words = (taps + 1u) * TAP_WORDS, most = header->scratch_words - tap_words;
     if (header->scratch_words < tap_words)
         return 0;
-    if (is_rice && (length > INT32_MAX / 8 || weights[0] > MAX_RICE))
+    if (is_rice && length > INT32_MAX / 8)
         return 0;
     entry_reader r = open_entries(weights, is_rice);
-    if (!entry_fits(&r, is_rice, end))
+    if (!entry_fits(&r, is_rice, end, value_bits))
         return 0;
     read_entry(&r, is_rice);
     for (uint32_t row = 0; row < rows; row++, r.next -= row_length) {
@@ -199,7 +204,7 @@ static int entries_fit(const image_header *header, const uint8_t *weights, uint3
         for (; r.next < row_length; read_entry(&r, is_rice)) {
             total += magnitude((int8_t)r.value);
             *stored += r.value != 0;
-            if (++count > most || !entry_fits(&r, is_rice, end))
+            if (++count > most || !entry_fits(&r, is_rice, end, value_bits))
                 return 0;
         }
         if (!(count ? row_fits(scales, total) : constant_fits(scales)))

@@ -147,20 +147,21 @@ layer read_layer(const uint8_t *image, const image_header *header, uint32_t inde
 /* First value inside the border. */
 static inline uint32_t interior(const tensor *t) { return t->offset + t->top * t->pitch + t->left; }
 
-/* The weights of a sparse layer are one list of entries through all its rows, as pairs of bytes or as Rice codes. An
- * entry is an int8 value, which may be 0, and its distance from the entry before it. One entry is read ahead. */
+/* The weights of a sparse layer are one list of entries through all its rows, as pairs of bytes or as Rice codes, behind
+ * two bytes: the parameter of the codes, and the bits of a value. An entry is a value, which may be 0, and its distance
+ * from the entry before it. One entry is read ahead. */
 typedef struct {
-    const uint8_t *at;    /* the next pair; the first byte of the codes */
+    const uint8_t *at;    /* the next pair; the two bytes before the codes */
     uint32_t bit;         /* codes: where the next one starts */
     uint32_t unit;        /* codes: what a zero adds to the distance, 2^k; k bits are the remainder */
-    uint32_t fixed, less; /* codes: k + 9 bits beside the zeros; unit - 1 */
+    uint32_t head;        /* codes: k + 1 bits between the zeros and the value */
+    uint32_t value_bits, less; /* codes: of a value; unit - 1 */
     uint32_t next;        /* the entry read ahead lies so many positions after the start of the row */
-    uint32_t value;       /* and has this value, as 8 bits */
+    int32_t value;        /* and has this value */
 } entry_reader;
 
-/* Most zeros and remainder bits before a code's value: 7 bits of offset in a byte, the zeros, a one, the remainder and
- * 8 bits of value are what one 32-bit load can hold. */
-enum { PAIR_BYTES = 2, MAX_RICE = 16 };
+/* 7 bits of offset in a byte and a code, zeros, a one, the remainder and a value, are what one 32-bit load can hold. */
+enum { FORM_BYTES = 2, PAIR_BYTES = 2, LEAST_VALUE_BITS = 2, MOST_VALUE_BITS = 8, MOST_CODE_BITS = 25 };
 
 #if defined(__GNUC__)
 #define leading_zeros(x) ((uint32_t)__builtin_clz(x))
@@ -186,12 +187,12 @@ SPECIALISE void read_entry(entry_reader *r, int is_rice)
 {
     if (is_rice) {
         const uint32_t window = code_window(r), zeros = leading_zeros(window);
-        const uint32_t code = (window << zeros) >> (32u - r->fixed); /* a one, the remainder, the value */
-        r->bit += zeros + r->fixed;
-        r->value = code & 0xFFu;
-        r->next = r->next - r->less + zeros * r->unit + (code >> 8);
+        const uint32_t code = window << zeros; /* a one, the remainder, the value */
+        r->bit += zeros + r->head + r->value_bits;
+        r->value = (int32_t)(code << r->head) >> (32u - r->value_bits);
+        r->next = r->next - r->less + zeros * r->unit + (code >> (32u - r->head));
     } else {
-        r->value = r->at[0];
+        r->value = (int8_t)r->at[0];
         r->next += r->at[1];
         r->at += PAIR_BYTES;
     }
@@ -200,12 +201,13 @@ SPECIALISE void read_entry(entry_reader *r, int is_rice)
 /* A reader before the first entry. */
 SPECIALISE entry_reader open_entries(const uint8_t *weights, int is_rice)
 {
-    entry_reader r = {.at = weights, .next = UINT32_MAX};
+    entry_reader r = {.at = is_rice ? weights : weights + FORM_BYTES, .next = UINT32_MAX};
     if (is_rice) {
-        r.bit = 8;
+        r.bit = 8u * FORM_BYTES;
         r.unit = 1u << weights[0];
         r.less = r.unit - 1u;
-        r.fixed = weights[0] + 9u;
+        r.head = weights[0] + 1u;
+        r.value_bits = weights[1];
     }
     return r;
 }
@@ -264,13 +266,20 @@ static inline range range_of(const layer *l, const tensor *out)
 /* Scale `count` sums to neighbouring outputs. The scale's bias is no part of it. */
 void put(const row_scale *scale, const range *outputs, const int32_t *sums, uint32_t count, int8_t *to);
 
+/* Words before the activation bytes, an even number: for the taps of a sparse kernel, one more of them, and a decoded
+ * row, whose pairs of weights take three words where the header counts one for each weight. */
+static inline uint32_t working_words(const image_header *header)
+{
+    return (header->scratch_words + header->scratch_words / 2u + 1u) & ~1u;
+}
+
 /* What a layer kernel works on. */
 typedef struct {
     const uint8_t *image;
     layer layer;
     tensor in, second, out; /* second: where the layer has two operands */
     int8_t *activations;    /* the start of all */
-    uint32_t *scratch;      /* words for the taps of a kernel, one more of them, and one decoded row */
+    uint32_t *scratch;      /* the words before them */
 } work;
 
 typedef void kernel(const work *w);

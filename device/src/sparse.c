@@ -1,0 +1,546 @@
+/* Convolutions with sparse weights. A row holds the weights of one output channel; it is decoded once an image, into
+ * pairs of weights. A tile of output positions keeps its sums in registers while it walks the pairs once; a pair takes
+ * two inputs for each position, and a core with DSP instructions multiplies and adds both at once.
+ *
+ * The input's zero point is folded into the bias, and the input's border holds the zero point. What a window reaches
+ * beyond the border counts as the zero point, too. Above and below, the rows of the kernel that lie there are left out,
+ * and what they would add goes into the bias. To the left and right, the windows read whatever lies beside the input,
+ * and then take back what that has added. */
+#include "dsp.h"
+#include "internal.h"
+#include "windows.h"
+
+/* Two weights: how far the input of each lies from the window's corner, and their values, int16, the first one lower.
+ * The last weight of an odd number has a partner of value 0. */
+typedef struct {
+    uint32_t offset[2];
+    uint32_t values;
+} pair;
+
+/* The words of a pair; returns the next one. */
+static inline const pair *load_words(const pair *p, uint32_t *first, uint32_t *second, uint32_t *values)
+{
+#if defined(__GNUC__) && defined(__thumb__)
+    register uint32_t a __asm__("r4"), b __asm__("r5"), c __asm__("r6");
+    __asm__("ldmia %0!, {%1, %2, %3}" : "+l"(p), "=r"(a), "=r"(b), "=r"(c) : "m"(*p));
+    *first = a, *second = b, *values = c;
+    return p;
+#else
+    *first = p->offset[0], *second = p->offset[1], *values = p->values;
+    return p + 1;
+#endif
+}
+
+/* One of the kernel's positions. */
+typedef struct {
+    uint32_t behind; /* from a window's corner to the tap's input behind the last channel */
+    uint32_t start;  /* where the row's weights of the tap begin: 32 bits of the pair's address, and 1 for its second */
+} tap;
+
+/* Weights of one output channel, or of some rows of its kernel. */
+typedef struct {
+    pair *pairs, *end;
+    const tap *taps; /* and one behind the last */
+    uint32_t rows, columns;
+    row_scale scale;
+    int is_odd;              /* the number of pairs */
+    int32_t factor, divisor; /* of usual_output */
+    int is_usual;            /* every output is */
+} channel;
+
+typedef struct geometry geometry;
+
+/* Output positions of neighbouring rows and columns. */
+typedef struct {
+    uint32_t y, y_end, x, x_end;
+} area;
+
+/* Compute an area of whole tiles. */
+typedef void run_tiles(const geometry *g, const channel *k, const area *a);
+
+/* Areas that together are some rows of output positions. */
+enum { MOST_PARTS = 3 };
+typedef struct {
+    uint32_t count;
+    run_tiles *run[MOST_PARTS];
+    area areas[MOST_PARTS];
+} parts;
+
+struct geometry {
+    const int8_t *input; /* first value of the first window */
+    int8_t *output;
+    uint32_t stride_y, stride_x, pitch, height, width; /* strides in input bytes, pitch of the output */
+    int32_t input_zero_point;
+    range outputs;
+    axis down, across;
+    int is_usual; /* no window reaches beyond the border at the left or right, outputs of all of int8 */
+    run_tiles *wide;
+    uint32_t rows, columns; /* of a wide tile */
+    parts whole;            /* the rows all of whose windows have every row of the kernel */
+};
+
+/* Weight number `i` of those that begin with a pair's first. */
+static inline uint32_t offset_of(const pair *pairs, uint32_t i) { return pairs[i >> 1].offset[i & 1u]; }
+static inline int32_t value_of(const pair *pairs, uint32_t i)
+{
+    return (int16_t)(pairs[i >> 1].values >> (i & 1u) * 16u);
+}
+
+/* Which number the tap's first weight is in a list that begins at `pairs`. */
+static inline uint32_t first_of(const pair *pairs, const tap *t)
+{
+    const uint32_t bytes = t->start - (uint32_t)(uintptr_t)pairs;
+    return bytes / (uint32_t)sizeof *pairs * 2u + (bytes & 1u);
+}
+
+/* The usual row: no window reaches beyond the border at a side, outputs of all of int8, no left shift. Then requantise
+ * and the zero point are two rounded products. */
+static void prepare_scale(channel *k, const geometry *g)
+{
+    const int32_t multiplier = k->scale.multiplier;
+    const int shift = k->scale.shift;
+    k->is_usual = g->is_usual && multiplier >= 1 << 30 && shift < -1;
+    k->factor = (int32_t)((uint32_t)multiplier << 1); /* 2 * multiplier - 2^32 */
+    k->divisor = k->is_usual ? 1 << (32 + shift) : 0;
+}
+
+/* sum + a * b / 2^32 rounded half up */
+static inline int32_t add_high(int32_t sum, int32_t a, int32_t b)
+{
+    return sum + (int32_t)(((int64_t)a * b + 0x80000000) >> 32);
+}
+
+static inline int8_t usual_output(int32_t sum, int32_t factor, int32_t divisor, int32_t zero_point)
+{
+    const int32_t high = add_high(sum, sum, factor);
+    return clamp_i8(add_high(zero_point, high + (high >> 31), divisor), INT8_MIN, INT8_MAX);
+}
+
+/* What the columns from..end - 1 of the kernel have added to a window's sum, more than the zero point would. */
+static int32_t added_by(const channel *k, const int8_t *corner, uint32_t from, uint32_t end, int32_t zero_point)
+{
+    int32_t sum = 0;
+    const tap *t = k->taps;
+    for (uint32_t ky = k->rows; from != end && ky--; t += k->columns)
+        for (uint32_t i = first_of(k->pairs, t + from); i != first_of(k->pairs, t + end); i++)
+            sum += value_of(k->pairs, i) * (corner[offset_of(k->pairs, i)] - zero_point);
+    return sum;
+}
+
+/* Scale the sums of a tile, whose first position is in column x, in any case. */
+NOT_INLINED void finish_tile(const geometry *g, const channel *k, const int8_t *corner, uint32_t x, uint32_t rows,
+                             uint32_t columns, int32_t *sums, int8_t *to)
+{
+    for (uint32_t i = 0; i < columns; i++) {
+        if (are_inside(&g->across, x + i, 1))
+            continue;
+        const span s = taps_inside(&g->across, x + i);
+        const int8_t *from = corner + i * g->stride_x;
+        for (uint32_t row = 0; row < rows; row++, from += g->stride_y) {
+            sums[row * columns + i] -= added_by(k, from, 0, s.from, g->input_zero_point);
+            sums[row * columns + i] -= added_by(k, from, s.end, k->columns, g->input_zero_point);
+        }
+    }
+    for (uint32_t row = 0; row < rows; row++, sums += columns, to += g->pitch)
+        put(&k->scale, &g->outputs, sums, columns, to);
+}
+
+#if ENTROPI_DSP
+
+static inline uint32_t load_2(const int8_t *p)
+{
+    uint16_t bytes;
+    __builtin_memcpy(&bytes, p, sizeof bytes);
+    return bytes;
+}
+
+static inline uint32_t load_4(const int8_t *p)
+{
+    uint32_t bytes;
+    __builtin_memcpy(&bytes, p, sizeof bytes);
+    return bytes;
+}
+
+/* Add the products of both inputs, bytes a and b, at two positions. */
+SPECIALISE void add_products(uint32_t both, uint32_t values, int32_t *s)
+{
+    s[0] = multiply_halves(even_bytes(both), values, s[0]);
+    s[1] = multiply_halves(odd_bytes(both), values, s[1]);
+}
+
+#endif
+
+/* Add the products of a pair to a tile's sums, s[0] to s[3]; x is the corner of the window of its first position.
+ * Returns the next pair. */
+SPECIALISE const pair *add_pair(const pair *p, const int8_t *x, uint32_t down, uint32_t rows, uint32_t columns,
+                                uint32_t stride, int32_t *s)
+{
+    uint32_t first, second, values;
+    p = load_words(p, &first, &second, &values);
+#if ENTROPI_DSP
+    if (stride == 1 && rows == 1 && columns == 4) {
+        const uint32_t a = load_4(x + first), b = load_4(x + second);
+        add_products(join_lower(a, b), values, s);
+        add_products(join_upper(a, b), values, s + 2);
+        return p;
+    }
+    if (stride == 1 && rows == 2 && columns == 2) {
+        const int8_t *const below = x + down;
+        add_products(join_lower(load_2(x + first), load_2(x + second)), values, s);
+        add_products(join_lower(load_2(below + first), load_2(below + second)), values, s + 2);
+        return p;
+    }
+#endif
+    const int8_t *a = x + first, *b = x + second;
+    const int32_t v = (int16_t)values, w = (int32_t)values >> 16;
+    s[0] += v * a[0] + w * b[0];
+    if (columns > 1)
+        s[1] += v * a[stride] + w * b[stride];
+    if (columns > 2) {
+        s[2] += v * a[2 * stride] + w * b[2 * stride];
+        s[3] += v * a[3 * stride] + w * b[3 * stride];
+    } else if (rows > 1) {
+        s[2] += v * a[down] + w * b[down];
+        s[3] += v * a[down + stride] + w * b[down + stride];
+    }
+    return p;
+}
+
+SPECIALISE void tiles(const geometry *g, const channel *k, const area *a, uint32_t rows, uint32_t columns,
+                      uint32_t stride)
+{
+    const uint32_t down = g->stride_y, across = stride ? stride : g->stride_x;
+    const int8_t *corner = g->input + a->y * down + a->x * across;
+    for (uint32_t y = a->y; y < a->y_end; y += rows, corner += rows * down) {
+        const int8_t *x = corner;
+        int8_t *to = g->output + y * g->pitch + a->x, *const last = to + (a->x_end - a->x);
+        for (; to != last; to += columns, x += columns * across) {
+            const int32_t bias = k->scale.bias;
+            int32_t s[4] = {bias, bias, bias, bias};
+            const pair *p = k->pairs, *const end = k->end;
+            if (stride == 1 && k->is_odd)
+                p = add_pair(p, x, down, rows, columns, across, s);
+            while (p != end) {
+                p = add_pair(p, x, down, rows, columns, across, s);
+                if (stride == 1)
+                    p = add_pair(p, x, down, rows, columns, across, s);
+            }
+            if (k->is_usual) {
+                const int32_t factor = k->factor, divisor = k->divisor, zero_point = g->outputs.zero_point;
+                to[0] = usual_output(s[0], factor, divisor, zero_point);
+                if (columns > 1)
+                    to[1] = usual_output(s[1], factor, divisor, zero_point);
+                int8_t *const rest = rows > 1 ? to + g->pitch : to + 2;
+                if (rows * columns > 2) {
+                    rest[0] = usual_output(s[2], factor, divisor, zero_point);
+                    rest[1] = usual_output(s[3], factor, divisor, zero_point);
+                }
+            } else {
+                int32_t sums[4] = {s[0], s[1], s[2], s[3]};
+                finish_tile(g, k, x, (uint32_t)(to - last) + a->x_end, rows, columns, sums, to);
+            }
+        }
+    }
+}
+
+#define TILES(name, rows, columns, stride)                                                                             \
+    static void name(const geometry *g, const channel *k, const area *a)                                               \
+    {                                                                                                                  \
+        tiles(g, k, a, rows, columns, stride);                                                                         \
+    }
+TILES(tiles_1x4_stride_1, 1, 4, 1)
+TILES(tiles_1x4_stride_2, 1, 4, 2)
+TILES(tiles_2x2_stride_1, 2, 2, 1)
+TILES(tiles_2x2_stride_2, 2, 2, 2)
+TILES(positions, 1, 1, 0)
+
+/* The largest tile that the output's size allows. */
+static void choose_tile(geometry *g)
+{
+    const uint32_t stride = g->stride_x;
+    g->wide = positions;
+    g->rows = g->columns = 1;
+    if (stride <= 2 && g->width >= 4) {
+        g->wide = stride == 1 ? tiles_1x4_stride_1 : tiles_1x4_stride_2;
+        g->columns = 4;
+    } else if (stride <= 2 && g->width >= 2 && g->height >= 2) {
+        g->wide = stride == 1 ? tiles_2x2_stride_1 : tiles_2x2_stride_2;
+        g->rows = g->columns = 2;
+    }
+}
+
+static void add_part(parts *p, run_tiles *run, uint32_t y, uint32_t y_end, uint32_t x, uint32_t x_end)
+{
+    if (y == y_end || x == x_end)
+        return;
+    p->run[p->count] = run;
+    p->areas[p->count++] = (area){y, y_end, x, x_end};
+}
+
+/* Output rows y..end - 1: wide tiles, and single positions at the right and below. */
+static parts divide(const geometry *g, uint32_t y, uint32_t end)
+{
+    const uint32_t y_whole = end - (end - y) % g->rows, x_whole = g->width - g->width % g->columns;
+    parts p = {0};
+    add_part(&p, g->wide, y, y_whole, 0, x_whole);
+    add_part(&p, positions, y, y_whole, x_whole, g->width);
+    add_part(&p, positions, y_whole, end, 0, g->width);
+    return p;
+}
+
+static void run_parts(const geometry *g, const channel *k, const parts *p)
+{
+    for (uint32_t i = 0; i < p->count; i++)
+        p->run[i](g, k, &p->areas[i]);
+}
+
+/* The sum of the weights from..end - 1. */
+static int32_t weights_between(const channel *k, uint32_t from, uint32_t end)
+{
+    int32_t sum = 0;
+    for (; from != end; from++)
+        sum += value_of(k->pairs, from);
+    return sum;
+}
+
+/* Output row y, without the rows of the kernel that lie above or below the input. */
+static void run_cut_row(const geometry *g, const channel *k, uint32_t y)
+{
+    const span s = taps_inside(&g->down, y);
+    channel cut = *k;
+    cut.taps = k->taps + s.from * k->columns;
+    cut.rows = s.end - s.from;
+    const tap *const last = k->taps + k->rows * k->columns, *const behind = cut.taps + cut.rows * k->columns;
+    const uint32_t first = first_of(k->pairs, cut.taps), end = first_of(k->pairs, behind);
+    cut.scale.bias += g->input_zero_point *
+                      (weights_between(k, 0, first) + weights_between(k, end, first_of(k->pairs, last)));
+    cut.pairs = k->pairs + first / 2u;
+    cut.end = first == end ? cut.pairs : k->pairs + (end + 1u) / 2u;
+    cut.is_odd = (cut.end - cut.pairs) & 1;
+    const parts row = divide(g, y, y + 1);
+    if (first == end) {
+        run_parts(g, &cut, &row);
+        return;
+    }
+    /* A weight that is left out alone has its partner's input and a value of 0 for a while. */
+    pair *const first_pair = cut.pairs, *const last_pair = cut.end - 1;
+    const pair first_whole = *first_pair, last_whole = *last_pair;
+    if (first & 1u) {
+        first_pair->offset[0] = first_pair->offset[1];
+        first_pair->values &= 0xFFFF0000u;
+    }
+    if (end & 1u) {
+        last_pair->offset[1] = last_pair->offset[0];
+        last_pair->values &= 0xFFFFu;
+    }
+    run_parts(g, &cut, &row);
+    *first_pair = first_whole;
+    *last_pair = last_whole;
+}
+
+/* Every output position of a channel. */
+static void run_channel(const geometry *g, const channel *k)
+{
+    run_parts(g, k, &g->whole);
+    for (uint32_t y = 0; y < g->down.whole_from; y++)
+        run_cut_row(g, k, y);
+    for (uint32_t y = g->down.whole_end; y < g->height; y++)
+        run_cut_row(g, k, y);
+}
+
+/* A row that is being decoded. */
+typedef struct {
+    tap *t, *last; /* the next tap, and behind the last one */
+    uint32_t behind, channels;
+} tap_reader;
+
+/* Enter the tap of the entry that has been read ahead: from the tap's last channel backwards, its channel is then below
+ * zero. 0 where the row ends before it. */
+SPECIALISE int enter_tap(tap_reader *taps, entry_reader *r, uint32_t start)
+{
+    while ((int32_t)r->next >= 0) {
+        taps->t->start = start;
+        if (taps->t == taps->last)
+            return 0;
+        taps->behind = taps->t->behind;
+        taps->t++;
+        r->next -= taps->channels;
+    }
+    return 1;
+}
+
+static inline uint32_t join_values(int32_t first, int32_t second)
+{
+#if ENTROPI_DSP
+    return join_lower((uint32_t)first, (uint32_t)second);
+#else
+    return (uint16_t)first | (uint32_t)second << 16;
+#endif
+}
+
+/* Decode the reader's next row, which holds entries, into pairs: kernel row after kernel row, kernel column, input
+ * channel. Returns their end. */
+SPECIALISE pair *decode_row(entry_reader *reader, int is_rice, tap_reader taps, uint32_t plane, pair *to)
+{
+    entry_reader r = *reader;
+    while (enter_tap(&taps, &r, (uint32_t)(uintptr_t)to)) {
+        const int32_t first = r.value;
+        const uint32_t offset = taps.behind + r.next * plane;
+        read_entry(&r, is_rice);
+        if (!enter_tap(&taps, &r, (uint32_t)(uintptr_t)to + 1u)) {
+            *to++ = (pair){{offset, offset}, join_values(first, 0)};
+            break;
+        }
+        *to++ = (pair){{offset, taps.behind + r.next * plane}, join_values(first, r.value)};
+        read_entry(&r, is_rice);
+    }
+    reader->at = r.at, reader->bit = r.bit, reader->next = r.next, reader->value = r.value;
+    return to;
+}
+
+NOT_INLINED pair *decode_pairs(entry_reader *r, tap_reader taps, uint32_t plane, pair *to)
+{
+    return decode_row(r, 0, taps, plane, to);
+}
+
+NOT_INLINED pair *decode_codes(entry_reader *r, tap_reader taps, uint32_t plane, pair *to)
+{
+    return decode_row(r, 1, taps, plane, to);
+}
+
+static void constant_channel(const geometry *g, int8_t value)
+{
+    for (uint32_t y = 0; y < g->height; y++)
+        for (uint32_t x = 0; x < g->width; x++)
+            g->output[y * g->pitch + x] = value;
+}
+
+/* The rows of a layer. */
+typedef struct {
+    uint32_t count, a_group; /* rows */
+    uint32_t length;         /* positions of a row */
+    uint32_t input_plane, output_plane;
+    const uint8_t *weights, *scales;
+    tap_reader taps; /* before the first */
+} row_list;
+
+/* Layers of one output position, inside the border: the sum of a row grows as the row is decoded. */
+SPECIALISE void run_position(geometry *g, const row_list *rows, channel *k, int is_rice)
+{
+    const uint32_t length = rows->length, plane = rows->input_plane;
+    scale_reader scales = open_scales(rows->scales);
+    entry_reader r = open_entries(rows->weights, is_rice);
+    read_entry(&r, is_rice);
+    uint32_t group_end = rows->a_group;
+    for (uint32_t c = 0; c < rows->count; c++, g->output += rows->output_plane) {
+        if (c == group_end) {
+            group_end += rows->a_group;
+            g->input += rows->taps.channels * plane;
+        }
+        if (r.next >= length) {
+            r.next -= length;
+            *g->output = (int8_t)*scales.at++;
+            continue;
+        }
+        k->scale = read_scale(&scales);
+        int32_t sum = k->scale.bias;
+        for (tap_reader taps = rows->taps; enter_tap(&taps, &r, 0); read_entry(&r, is_rice))
+            sum += r.value * g->input[taps.behind + r.next * plane];
+        put(&k->scale, &g->outputs, &sum, 1, g->output);
+    }
+}
+
+NOT_INLINED void run_position_of_pairs(geometry *g, const row_list *rows, channel *k) { run_position(g, rows, k, 0); }
+NOT_INLINED void run_position_of_codes(geometry *g, const row_list *rows, channel *k) { run_position(g, rows, k, 1); }
+
+/* How the rows are read. */
+typedef struct {
+    int is_rice;
+    pair *(*decode)(entry_reader *r, tap_reader taps, uint32_t plane, pair *to);
+    void (*run_position)(geometry *g, const row_list *rows, channel *k);
+} form;
+
+static void run_map(geometry *g, const row_list *rows, channel *k, const form *f)
+{
+    scale_reader scales = open_scales(rows->scales);
+    entry_reader entries = open_entries(rows->weights, f->is_rice);
+    read_entry(&entries, f->is_rice);
+    uint32_t group_end = rows->a_group;
+    for (uint32_t c = 0; c < rows->count; c++, g->output += rows->output_plane) {
+        if (c == group_end) {
+            group_end += rows->a_group;
+            g->input += rows->taps.channels * rows->input_plane;
+        }
+        if (entries.next >= rows->length) {
+            entries.next -= rows->length;
+            constant_channel(g, (int8_t)*scales.at++);
+            continue;
+        }
+        k->end = f->decode(&entries, rows->taps, rows->input_plane, k->pairs);
+        k->is_odd = (k->end - k->pairs) & 1;
+        k->scale = read_scale(&scales);
+        prepare_scale(k, g);
+        run_channel(g, k);
+    }
+}
+
+static void run_sparse(const work *w, const form *f)
+{
+    const layer *l = &w->layer;
+    const tensor *in = &w->in, *out = &w->out;
+    geometry g = {
+        .input = w->activations + ((int32_t)interior(in) - (int32_t)(l->pad_top * in->pitch + l->pad_left)),
+        .output = w->activations + interior(out),
+        .stride_y = l->stride_h * in->pitch,
+        .stride_x = l->stride_w,
+        .pitch = out->pitch,
+        .height = out->height,
+        .width = out->width,
+        .input_zero_point = in->zero_point,
+        .outputs = range_of(l, out),
+    };
+    g.down = along(l->stride_h, l->dilation_h, l->kernel_h, l->pad_top, in->top, in->height, in->bottom, g.height);
+    g.across = along(l->stride_w, l->dilation_w, l->kernel_w, l->pad_left, in->left, in->width, in->right, g.width);
+    const int inside = are_inside(&g.across, 0, g.width);
+    g.is_usual = inside && g.outputs.low == INT8_MIN && g.outputs.high == INT8_MAX;
+    const uint32_t count = (uint32_t)l->kernel_h * l->kernel_w, channels = (uint32_t)in->channels / l->groups;
+    tap *const taps = (tap *)(void *)w->scratch;
+    for (uint32_t i = 0; i < count; i++)
+        taps[i].behind =
+            i / l->kernel_w * l->dilation_h * in->pitch + i % l->kernel_w * l->dilation_w + channels * in->plane;
+    const row_list rows = {
+        .count = out->channels,
+        .a_group = (uint32_t)out->channels / l->groups,
+        .length = channels * count,
+        .input_plane = in->plane,
+        .output_plane = out->plane,
+        .weights = w->image + l->weights_at,
+        .scales = w->image + l->parameters_at,
+        .taps = {.t = taps, .last = taps + count, .channels = channels},
+    };
+    channel k = {
+        .pairs = (pair *)(void *)(w->scratch + (count + 1u) * TAP_WORDS),
+        .taps = taps,
+        .rows = l->kernel_h,
+        .columns = l->kernel_w,
+    };
+    if (g.width == 1 && g.height == 1 && inside && are_inside(&g.down, 0, 1)) {
+        f->run_position(&g, &rows, &k);
+        return;
+    }
+    choose_tile(&g);
+    g.whole = divide(&g, g.down.whole_from, g.down.whole_end);
+    run_map(&g, &rows, &k, f);
+}
+
+void run_pairs(const work *w)
+{
+    const form pairs = {0, decode_pairs, run_position_of_pairs};
+    run_sparse(w, &pairs);
+}
+
+void run_rice(const work *w)
+{
+    const form codes = {1, decode_codes, run_position_of_codes};
+    run_sparse(w, &codes);
+}
