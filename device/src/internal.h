@@ -2,6 +2,7 @@
 #ifndef ENTROPI_INTERNAL_H
 #define ENTROPI_INTERNAL_H
 
+#include "dsp.h"
 #include "entropi.h"
 
 #include <limits.h>
@@ -37,6 +38,8 @@
 #define run_softmax entropi_run_softmax
 #define run_sub entropi_run_sub
 #define run_table entropi_run_table
+#define run_usual_add entropi_run_usual_add
+#define run_usual_max_pool entropi_run_usual_max_pool
 #define score_classes entropi_score_classes
 #define standardise entropi_standardise
 #define start_again entropi_start_again
@@ -292,6 +295,10 @@ kernel run_dense, run_pairs, run_rice, run_max_pool, run_average_pool, run_add, 
 enum { KERNELS = KERNEL_OF(LAYER_SOFTMAX, 0) + 1 };
 extern kernel *const layer_kernels[KERNELS + 1];
 
+/* These two do usual cases alone, and return 0 where it is none. */
+int run_usual_max_pool(const work *w);
+int run_usual_add(const work *w);
+
 static inline int has_two_operands(const layer *l)
 {
     return l->kind == LAYER_ADD || l->kind == LAYER_SUB || l->kind == LAYER_MUL;
@@ -320,9 +327,22 @@ static inline int32_t requantise(int32_t x, int32_t multiplier, int shift)
     return multiply_rounded((int32_t)((uint32_t)x << shift), multiplier);
 }
 
+/* Nearly every scale is usual: a multiplier of at least 2^30 and a shift to the right by at least two bits. Then
+ * requantise, the zero point added, are two rounded products. */
+static inline int is_usual(const row_scale *s) { return s->multiplier >= 1 << 30 && s->shift < -1; }
+static inline int32_t usual_factor(const row_scale *s) { return (int32_t)((uint32_t)s->multiplier << 1); }
+static inline int32_t usual_divisor(const row_scale *s) { return 1 << (32 + s->shift); }
+
 static inline int8_t clamp_i8(int32_t x, int32_t low, int32_t high)
 {
     return (int8_t)(x < low ? low : x > high ? high : x);
+}
+
+/* The output of all of int8. add_high(x, x, factor) is multiply_rounded: the factor is 2 * multiplier - 2^32. */
+static inline int8_t usual_output(int32_t sum, int32_t factor, int32_t divisor, int32_t zero_point)
+{
+    const int32_t high = add_high(sum, sum, factor);
+    return clamp_i8(add_high(zero_point, high + (high >> 31), divisor), INT8_MIN, INT8_MAX);
 }
 
 /* A head of zeros, and no sample waiting, in an arena that is laid out. */

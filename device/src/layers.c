@@ -40,7 +40,12 @@ SPECIALISE void pool(const work *w, int average)
 }
 
 /* MAX_POOL_2D and AVERAGE_POOL_2D. */
-void run_max_pool(const work *w) { pool(w, 0); }
+void run_max_pool(const work *w)
+{
+    if (!run_usual_max_pool(w))
+        pool(w, 0);
+}
+
 void run_average_pool(const work *w) { pool(w, 1); }
 
 /* An operand of an elementwise layer, spread over the axes along which it has one value. */
@@ -159,7 +164,12 @@ static void product(const uint8_t *scales, const operand *a, const operand *b, c
 }
 
 /* ADD and SUB: both inputs are brought to a common scale. MUL needs none. */
-void run_add(const work *w) { elementwise(w, w->image + w->layer.parameters_at + 16, sum); }
+void run_add(const work *w)
+{
+    if (!run_usual_add(w))
+        elementwise(w, w->image + w->layer.parameters_at + 16, sum);
+}
+
 void run_sub(const work *w) { elementwise(w, w->image + w->layer.parameters_at + 16, difference); }
 void run_mul(const work *w) { elementwise(w, w->image + w->layer.parameters_at, product); }
 

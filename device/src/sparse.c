@@ -6,7 +6,6 @@
  * beyond the border counts as the zero point, too. Above and below, the rows of the kernel that lie there are left out,
  * and what they would add goes into the bias. To the left and right, the windows read whatever lies beside the input,
  * and then take back what that has added. */
-#include "dsp.h"
 #include "internal.h"
 #include "windows.h"
 
@@ -16,20 +15,6 @@ typedef struct {
     uint32_t offset[2];
     uint32_t values;
 } pair;
-
-/* The words of a pair; returns the next one. */
-static inline const pair *load_words(const pair *p, uint32_t *first, uint32_t *second, uint32_t *values)
-{
-#if defined(__GNUC__) && defined(__thumb__)
-    register uint32_t a __asm__("r4"), b __asm__("r5"), c __asm__("r6");
-    __asm__("ldmia %0!, {%1, %2, %3}" : "+l"(p), "=r"(a), "=r"(b), "=r"(c) : "m"(*p));
-    *first = a, *second = b, *values = c;
-    return p;
-#else
-    *first = p->offset[0], *second = p->offset[1], *values = p->values;
-    return p + 1;
-#endif
-}
 
 /* One of the kernel's positions. */
 typedef struct {
@@ -43,9 +28,8 @@ typedef struct {
     const tap *taps; /* and one behind the last */
     uint32_t rows, columns;
     row_scale scale;
-    int is_odd;              /* the number of pairs */
-    int32_t factor, divisor; /* of usual_output */
-    int is_usual;            /* every output is */
+    int is_usual; /* every output is usual_output by this factor and divisor */
+    int32_t factor, divisor;
 } channel;
 
 typedef struct geometry geometry;
@@ -93,29 +77,6 @@ static inline uint32_t first_of(const pair *pairs, const tap *t)
     return bytes / (uint32_t)sizeof *pairs * 2u + (bytes & 1u);
 }
 
-/* The usual row: no window reaches beyond the border at a side, outputs of all of int8, no left shift. Then requantise
- * and the zero point are two rounded products. */
-static void prepare_scale(channel *k, const geometry *g)
-{
-    const int32_t multiplier = k->scale.multiplier;
-    const int shift = k->scale.shift;
-    k->is_usual = g->is_usual && multiplier >= 1 << 30 && shift < -1;
-    k->factor = (int32_t)((uint32_t)multiplier << 1); /* 2 * multiplier - 2^32 */
-    k->divisor = k->is_usual ? 1 << (32 + shift) : 0;
-}
-
-/* sum + a * b / 2^32 rounded half up */
-static inline int32_t add_high(int32_t sum, int32_t a, int32_t b)
-{
-    return sum + (int32_t)(((int64_t)a * b + 0x80000000) >> 32);
-}
-
-static inline int8_t usual_output(int32_t sum, int32_t factor, int32_t divisor, int32_t zero_point)
-{
-    const int32_t high = add_high(sum, sum, factor);
-    return clamp_i8(add_high(zero_point, high + (high >> 31), divisor), INT8_MIN, INT8_MAX);
-}
-
 /* What the columns from..end - 1 of the kernel have added to a window's sum, more than the zero point would. */
 static int32_t added_by(const channel *k, const int8_t *corner, uint32_t from, uint32_t end, int32_t zero_point)
 {
@@ -145,66 +106,102 @@ NOT_INLINED void finish_tile(const geometry *g, const channel *k, const int8_t *
         put(&k->scale, &g->outputs, sums, columns, to);
 }
 
+/* Add the products of a list of pairs to a tile's sums, s[0] to s[3]; x is the corner of the window of its first
+ * position, and the tile has `columns` of its 4 positions in each row, or is a single one. */
+SPECIALISE void add_pairs(const pair *p, const pair *end, const int8_t *x, uint32_t down, uint32_t columns,
+                          uint32_t stride, int32_t *s)
+{
+    for (; p != end; p++) {
+        const int8_t *a = x + p->offset[0], *b = x + p->offset[1];
+        const int32_t v = (int16_t)p->values, w = (int32_t)p->values >> 16;
+        s[0] += v * a[0] + w * b[0];
+        if (columns > 1)
+            s[1] += v * a[stride] + w * b[stride];
+        if (columns == 4) {
+            s[2] += v * a[2 * stride] + w * b[2 * stride];
+            s[3] += v * a[3 * stride] + w * b[3 * stride];
+        } else if (columns == 2) {
+            s[2] += v * a[down] + w * b[down];
+            s[3] += v * a[down + stride] + w * b[down + stride];
+        }
+    }
+}
+
 #if ENTROPI_DSP
 
-static inline uint32_t load_2(const int8_t *p)
+/* add_pairs for tiles, in steps of one pair: r4 and r5 are the offsets of its inputs, r6 its two values, x the window's
+ * corner, and y another corner for the sums s2 and s3. Compilers spill where they unroll these steps. The first of four
+ * steps is entered so that the rest of the list is a multiple of four. */
+#define FOUR_STEPS(step)                                                                                               \
+    "tbb [pc, %[t]]\n"                                                                                                 \
+    "0: .byte (1f - 0b) / 2, (4f - 0b) / 2, (3f - 0b) / 2, (2f - 0b) / 2\n"                                            \
+    "1:" step "2:" step "3:" step "4:" step "cmp %[p], %[end]\n"                                                       \
+    "bne 1b\n"
+
+/* A register holds two neighbouring inputs for the first value, and above them two for the second. */
+#define ADD_NEIGHBOURS(inputs, sum, next)                                                                              \
+    "sxtb16 r4, " inputs "\n"                                                                                          \
+    "sxtb16 " inputs ", " inputs ", ror #8\n"                                                                          \
+    "smlad %[" sum "], r4, r6, %[" sum "]\n"                                                                           \
+    "smlad %[" next "], " inputs ", r6, %[" next "]\n"
+
+/* Bytes 1 and 3 of a register are the inputs of two sums for one value, the bottom or the top half of r6. */
+#define ADD_ODD_BYTES(inputs, half, sum, next)                                                                         \
+    "sxtb16 " inputs ", " inputs ", ror #8\n"                                                                          \
+    "smlab" half " %[" sum "], " inputs ", r6, %[" sum "]\n"                                                           \
+    "smlat" half " %[" next "], " inputs ", r6, %[" next "]\n"
+
+#define STEP_1X4                                                                                                       \
+    "ldmia %[p]!, {r4, r5, r6}\n"                                                                                      \
+    "ldr r4, [%[x], r4]\n"                                                                                             \
+    "ldr r5, [%[x], r5]\n"                                                                                             \
+    "pkhbt %[t], r4, r5, lsl #16\n"                                                                                    \
+    "pkhtb r5, r5, r4, asr #16\n" ADD_NEIGHBOURS("%[t]", "s0", "s1") ADD_NEIGHBOURS("r5", "s2", "s3")
+
+#define STEP_2X2                                                                                                       \
+    "ldmia %[p]!, {r4, r5, r6}\n"                                                                                      \
+    "ldrh %[t], [%[x], r4]\n"                                                                                          \
+    "ldrh %[u], [%[x], r5]\n"                                                                                          \
+    "ldrh r4, [%[y], r4]\n"                                                                                            \
+    "ldrh r5, [%[y], r5]\n"                                                                                            \
+    "pkhbt %[t], %[t], %[u], lsl #16\n"                                                                                \
+    "pkhbt r5, r4, r5, lsl #16\n" ADD_NEIGHBOURS("%[t]", "s0", "s1") ADD_NEIGHBOURS("r5", "s2", "s3")
+
+#define STEP_STRIDE_2                                                                                                  \
+    "ldmia %[p]!, {r4, r5, r6}\n"                                                                                      \
+    "ldr %[t], [%[x], r4]\n"                                                                                           \
+    "ldr %[u], [%[x], r5]\n"                                                                                           \
+    "ldr r4, [%[y], r4]\n"                                                                                             \
+    "ldr r5, [%[y], r5]\n" ADD_ODD_BYTES("%[t]", "b", "s0", "s1") ADD_ODD_BYTES("%[u]", "t", "s0", "s1")               \
+        ADD_ODD_BYTES("r4", "b", "s2", "s3") ADD_ODD_BYTES("r5", "t", "s2", "s3")
+
+#define ADD_IN_STEPS(step, x_at, y_at)                                                                                 \
+    {                                                                                                                  \
+        uint32_t t = (uint32_t)(end - p) & 3u, u;                                                                      \
+        if (p != end)                                                                                                  \
+            __asm__ volatile(FOUR_STEPS(step)                                                                          \
+                             : [p] "+r"(p), [t] "+r"(t), [u] "=&r"(u), [s0] "+r"(s[0]), [s1] "+r"(s[1]),               \
+                               [s2] "+r"(s[2]), [s3] "+r"(s[3])                                                        \
+                             : [end] "r"(end), [x] "r"(x_at), [y] "r"(y_at)                                            \
+                             : "r4", "r5", "r6", "cc", "memory");                                                      \
+    }
+
+SPECIALISE void add_pairs_of_tile(const pair *p, const pair *end, const int8_t *x, uint32_t down, uint32_t columns,
+                                  uint32_t stride, int32_t *s)
 {
-    uint16_t bytes;
-    __builtin_memcpy(&bytes, p, sizeof bytes);
-    return bytes;
+    if (columns == 4 && stride == 1)
+        ADD_IN_STEPS(STEP_1X4, x, x)
+    else if (columns == 2 && stride == 1)
+        ADD_IN_STEPS(STEP_2X2, x, x + down)
+    else if (columns == 4)
+        ADD_IN_STEPS(STEP_STRIDE_2, x - 1, x + 3)
+    else
+        ADD_IN_STEPS(STEP_STRIDE_2, x - 1, x - 1 + down)
 }
 
-static inline uint32_t load_4(const int8_t *p)
-{
-    uint32_t bytes;
-    __builtin_memcpy(&bytes, p, sizeof bytes);
-    return bytes;
-}
-
-/* Add the products of both inputs, bytes a and b, at two positions. */
-SPECIALISE void add_products(uint32_t both, uint32_t values, int32_t *s)
-{
-    s[0] = multiply_halves(even_bytes(both), values, s[0]);
-    s[1] = multiply_halves(odd_bytes(both), values, s[1]);
-}
-
+#else
+#define add_pairs_of_tile add_pairs
 #endif
-
-/* Add the products of a pair to a tile's sums, s[0] to s[3]; x is the corner of the window of its first position.
- * Returns the next pair. */
-SPECIALISE const pair *add_pair(const pair *p, const int8_t *x, uint32_t down, uint32_t rows, uint32_t columns,
-                                uint32_t stride, int32_t *s)
-{
-    uint32_t first, second, values;
-    p = load_words(p, &first, &second, &values);
-#if ENTROPI_DSP
-    if (stride == 1 && rows == 1 && columns == 4) {
-        const uint32_t a = load_4(x + first), b = load_4(x + second);
-        add_products(join_lower(a, b), values, s);
-        add_products(join_upper(a, b), values, s + 2);
-        return p;
-    }
-    if (stride == 1 && rows == 2 && columns == 2) {
-        const int8_t *const below = x + down;
-        add_products(join_lower(load_2(x + first), load_2(x + second)), values, s);
-        add_products(join_lower(load_2(below + first), load_2(below + second)), values, s + 2);
-        return p;
-    }
-#endif
-    const int8_t *a = x + first, *b = x + second;
-    const int32_t v = (int16_t)values, w = (int32_t)values >> 16;
-    s[0] += v * a[0] + w * b[0];
-    if (columns > 1)
-        s[1] += v * a[stride] + w * b[stride];
-    if (columns > 2) {
-        s[2] += v * a[2 * stride] + w * b[2 * stride];
-        s[3] += v * a[3 * stride] + w * b[3 * stride];
-    } else if (rows > 1) {
-        s[2] += v * a[down] + w * b[down];
-        s[3] += v * a[down + stride] + w * b[down + stride];
-    }
-    return p;
-}
 
 SPECIALISE void tiles(const geometry *g, const channel *k, const area *a, uint32_t rows, uint32_t columns,
                       uint32_t stride)
@@ -217,14 +214,10 @@ SPECIALISE void tiles(const geometry *g, const channel *k, const area *a, uint32
         for (; to != last; to += columns, x += columns * across) {
             const int32_t bias = k->scale.bias;
             int32_t s[4] = {bias, bias, bias, bias};
-            const pair *p = k->pairs, *const end = k->end;
-            if (stride == 1 && k->is_odd)
-                p = add_pair(p, x, down, rows, columns, across, s);
-            while (p != end) {
-                p = add_pair(p, x, down, rows, columns, across, s);
-                if (stride == 1)
-                    p = add_pair(p, x, down, rows, columns, across, s);
-            }
+            if (columns > 1)
+                add_pairs_of_tile(k->pairs, k->end, x, down, columns, across, s);
+            else
+                add_pairs(k->pairs, k->end, x, down, columns, across, s);
             if (k->is_usual) {
                 const int32_t factor = k->factor, divisor = k->divisor, zero_point = g->outputs.zero_point;
                 to[0] = usual_output(s[0], factor, divisor, zero_point);
@@ -316,7 +309,6 @@ static void run_cut_row(const geometry *g, const channel *k, uint32_t y)
                       (weights_between(k, 0, first) + weights_between(k, end, first_of(k->pairs, last)));
     cut.pairs = k->pairs + first / 2u;
     cut.end = first == end ? cut.pairs : k->pairs + (end + 1u) / 2u;
-    cut.is_odd = (cut.end - cut.pairs) & 1;
     const parts row = divide(g, y, y + 1);
     if (first == end) {
         run_parts(g, &cut, &row);
@@ -424,13 +416,41 @@ typedef struct {
     tap_reader taps; /* before the first */
 } row_list;
 
-/* Layers of one output position, inside the border: the sum of a row grows as the row is decoded. */
-SPECIALISE void run_position(geometry *g, const row_list *rows, channel *k, int is_rice)
+/* The sum of the reader's next row, which holds entries, at one output position. */
+SPECIALISE int32_t sum_row(entry_reader *reader, int is_rice, tap_reader taps, uint32_t plane, const int8_t *corner)
+{
+    entry_reader r = *reader;
+    int32_t sum = 0;
+    for (; enter_tap(&taps, &r, 0); read_entry(&r, is_rice))
+        sum += r.value * corner[taps.behind + r.next * plane];
+    reader->at = r.at, reader->bit = r.bit, reader->next = r.next, reader->value = r.value;
+    return sum;
+}
+
+NOT_INLINED int32_t sum_of_pairs(entry_reader *r, tap_reader taps, uint32_t plane, const int8_t *corner)
+{
+    return sum_row(r, 0, taps, plane, corner);
+}
+
+NOT_INLINED int32_t sum_of_codes(entry_reader *r, tap_reader taps, uint32_t plane, const int8_t *corner)
+{
+    return sum_row(r, 1, taps, plane, corner);
+}
+
+/* How the rows are read. */
+typedef struct {
+    int is_rice;
+    pair *(*decode)(entry_reader *r, tap_reader taps, uint32_t plane, pair *to);
+    int32_t (*sum)(entry_reader *r, tap_reader taps, uint32_t plane, const int8_t *corner);
+} form;
+
+/* Layers of one output position, inside the border. */
+static void run_position(geometry *g, const row_list *rows, const form *f)
 {
     const uint32_t length = rows->length, plane = rows->input_plane;
     scale_reader scales = open_scales(rows->scales);
-    entry_reader r = open_entries(rows->weights, is_rice);
-    read_entry(&r, is_rice);
+    entry_reader r = open_entries(rows->weights, f->is_rice);
+    read_entry(&r, f->is_rice);
     uint32_t group_end = rows->a_group;
     for (uint32_t c = 0; c < rows->count; c++, g->output += rows->output_plane) {
         if (c == group_end) {
@@ -442,23 +462,11 @@ SPECIALISE void run_position(geometry *g, const row_list *rows, channel *k, int 
             *g->output = (int8_t)*scales.at++;
             continue;
         }
-        k->scale = read_scale(&scales);
-        int32_t sum = k->scale.bias;
-        for (tap_reader taps = rows->taps; enter_tap(&taps, &r, 0); read_entry(&r, is_rice))
-            sum += r.value * g->input[taps.behind + r.next * plane];
-        put(&k->scale, &g->outputs, &sum, 1, g->output);
+        const row_scale scale = read_scale(&scales);
+        const int32_t sum = scale.bias + f->sum(&r, rows->taps, plane, g->input);
+        put(&scale, &g->outputs, &sum, 1, g->output);
     }
 }
-
-NOT_INLINED void run_position_of_pairs(geometry *g, const row_list *rows, channel *k) { run_position(g, rows, k, 0); }
-NOT_INLINED void run_position_of_codes(geometry *g, const row_list *rows, channel *k) { run_position(g, rows, k, 1); }
-
-/* How the rows are read. */
-typedef struct {
-    int is_rice;
-    pair *(*decode)(entry_reader *r, tap_reader taps, uint32_t plane, pair *to);
-    void (*run_position)(geometry *g, const row_list *rows, channel *k);
-} form;
 
 static void run_map(geometry *g, const row_list *rows, channel *k, const form *f)
 {
@@ -477,10 +485,51 @@ static void run_map(geometry *g, const row_list *rows, channel *k, const form *f
             continue;
         }
         k->end = f->decode(&entries, rows->taps, rows->input_plane, k->pairs);
-        k->is_odd = (k->end - k->pairs) & 1;
         k->scale = read_scale(&scales);
-        prepare_scale(k, g);
+        k->is_usual = g->is_usual && is_usual(&k->scale);
+        if (k->is_usual) {
+            k->factor = usual_factor(&k->scale);
+            k->divisor = usual_divisor(&k->scale);
+        }
         run_channel(g, k);
+    }
+}
+
+/* Most columns of a map that are split, and how many times more weight bytes x positions than map bytes pay for it. */
+enum { MOST_SPLIT = 128, SPLIT_PAYS = 64 };
+
+/* Bring the columns of even number in each row before the others. */
+static void split_columns(int8_t *row, uint32_t rows, uint32_t pitch)
+{
+    int8_t odd[MOST_SPLIT / 2];
+    for (; rows--; row += pitch) {
+        const int8_t *from = row, *const end = row + pitch;
+        int8_t *to = row, *waiting = odd;
+        while (from != end) {
+            *to++ = *from++;
+            if (from != end)
+                *waiting++ = *from++;
+        }
+        for (from = odd; from != waiting;)
+            *to++ = *from++;
+    }
+}
+
+/* And back. */
+static void merge_columns(int8_t *row, uint32_t rows, uint32_t pitch)
+{
+    int8_t odd[MOST_SPLIT / 2];
+    for (; rows--; row += pitch) {
+        const int8_t *from = row + pitch;
+        int8_t *to = row + pitch, *waiting = odd + pitch / 2u;
+        while (waiting != odd)
+            *--waiting = *--from;
+        if (pitch & 1u)
+            *--to = *--from;
+        for (waiting = odd + pitch / 2u; from != row;) {
+            *--to = *--waiting;
+            *--to = *--from;
+        }
     }
 }
 
@@ -505,9 +554,20 @@ static void run_sparse(const work *w, const form *f)
     g.is_usual = inside && g.outputs.low == INT8_MIN && g.outputs.high == INT8_MAX;
     const uint32_t count = (uint32_t)l->kernel_h * l->kernel_w, channels = (uint32_t)in->channels / l->groups;
     tap *const taps = (tap *)(void *)w->scratch;
-    for (uint32_t i = 0; i < count; i++)
-        taps[i].behind =
-            i / l->kernel_w * l->dilation_h * in->pitch + i % l->kernel_w * l->dilation_w + channels * in->plane;
+    const uint32_t bytes = in->channels * in->plane;
+    int8_t *const rest = w->activations + in->offset;
+    const int split = g.stride_x == 2 && l->groups == 1 && inside && g.width >= 4 && in->pitch <= MOST_SPLIT &&
+                      (uint64_t)l->weights_length * g.width * g.height >= (uint64_t)SPLIT_PAYS * bytes;
+    const uint32_t left = split ? (uint32_t)in->left - l->pad_left : 0, odd = split ? (in->pitch + 1u) / 2u : 1u;
+    for (uint32_t i = 0; i < count; i++) {
+        const uint32_t x = left + i % l->kernel_w * l->dilation_w, column = split ? x / 2u + x % 2u * odd : x;
+        taps[i].behind = i / l->kernel_w * l->dilation_h * in->pitch + column + channels * in->plane;
+    }
+    if (split) {
+        g.input -= left;
+        g.stride_x = 1;
+        split_columns(rest, bytes / in->pitch, in->pitch);
+    }
     const row_list rows = {
         .count = out->channels,
         .a_group = (uint32_t)out->channels / l->groups,
@@ -525,22 +585,24 @@ static void run_sparse(const work *w, const form *f)
         .columns = l->kernel_w,
     };
     if (g.width == 1 && g.height == 1 && inside && are_inside(&g.down, 0, 1)) {
-        f->run_position(&g, &rows, &k);
+        run_position(&g, &rows, f);
         return;
     }
     choose_tile(&g);
     g.whole = divide(&g, g.down.whole_from, g.down.whole_end);
     run_map(&g, &rows, &k, f);
+    if (split)
+        merge_columns(rest, bytes / in->pitch, in->pitch);
 }
 
 void run_pairs(const work *w)
 {
-    const form pairs = {0, decode_pairs, run_position_of_pairs};
+    const form pairs = {0, decode_pairs, sum_of_pairs};
     run_sparse(w, &pairs);
 }
 
 void run_rice(const work *w)
 {
-    const form codes = {1, decode_codes, run_position_of_codes};
+    const form codes = {1, decode_codes, sum_of_codes};
     run_sparse(w, &codes);
 }

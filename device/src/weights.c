@@ -2,15 +2,6 @@
  * the same bits on every core, and fast without an FPU. docs/learning.md has the derivation. */
 #include "internal.h"
 
-/* Cores without a long multiply take the same products apart into halves of 16 bits. */
-#if !defined(ENTROPI_SHORT_MULTIPLY)
-#if defined(__ARM_ARCH_ISA_THUMB) && __ARM_ARCH_ISA_THUMB == 1
-#define ENTROPI_SHORT_MULTIPLY 1
-#else
-#define ENTROPI_SHORT_MULTIPLY 0
-#endif
-#endif
-
 enum {
     LOWEST_EXPONENT = -60,
     HIGHEST_EXPONENT = 0,
@@ -22,32 +13,6 @@ enum {
     CAPACITY = 0x7FF00000,         /* weights and step at most: 2^31, less what rounding adds */
     SUMS_BEFORE_CARRY = 256        /* products of 16 and 8 bits that 32 bits can sum */
 };
-
-/* Cores with the DSP extension have one instruction for most of what a step does. Without optimisation the assembly
- * finds no registers. */
-#if defined(__GNUC__) && defined(__OPTIMIZE__) && defined(__thumb2__) && defined(__ARM_FEATURE_DSP)
-#define HAS_DSP 1
-#else
-#define HAS_DSP 0
-#endif
-
-/* sum + round(a * b / 2^32) */
-static inline int32_t add_high(int32_t sum, int32_t a, int32_t b)
-{
-#if HAS_DSP && !defined(__clang__) /* which finds it by itself */
-    int32_t result;
-    __asm__("smmlar %0, %1, %2, %3" : "=r"(result) : "r"(a), "r"(b), "r"(sum));
-    return result;
-#elif ENTROPI_SHORT_MULTIPLY
-    const int32_t a1 = a >> 16, b1 = b >> 16;
-    const uint32_t a0 = (uint32_t)a & 0xFFFFu, b0 = (uint32_t)b & 0xFFFFu;
-    const int32_t low = (int32_t)a0 * b1 + (int32_t)(a0 * b0 >> 16), high = a1 * (int32_t)b0;
-    const uint32_t carry = ((uint32_t)low & 0xFFFFu) + ((uint32_t)high & 0xFFFFu) + 0x8000u;
-    return sum + a1 * b1 + (low >> 16) + (high >> 16) + (int32_t)(carry >> 16);
-#else
-    return sum + (int32_t)(((int64_t)a * b + 0x80000000) >> 32);
-#endif
-}
 
 /* round(a * b / 2^32) */
 static inline int32_t multiply_high(int32_t a, int32_t b) { return add_high(0, a, b); }
@@ -323,7 +288,7 @@ SPECIALISE void move(const sample_loop *l, uint32_t first, uint32_t width, int h
     }
 }
 
-#if HAS_DSP
+#if ENTROPI_DSP
 
 /* move(l, first, 5, 0) with what no compiler finds: loads and stores of several words. */
 SPECIALISE void move_five(const sample_loop *l, uint32_t first)

@@ -1,0 +1,129 @@
+/* The usual cases of pools and additions, in fewer instructions than layers.c takes for any case. */
+#include "internal.h"
+
+enum { LINE = 128 };
+
+static inline int8_t larger(int8_t a, int8_t b) { return a > b ? a : b; }
+
+/* The largest value, or `least`, in each column of some rows. */
+static void largest_in_columns(const int8_t *from, uint32_t pitch, uint32_t rows, int8_t least, int8_t *line,
+                               uint32_t columns)
+{
+    for (const int8_t *end = line + columns; line != end; from++) {
+        const int8_t *below = from;
+        int8_t value = least;
+        for (uint32_t row = rows; row; row--, below += pitch)
+            value = larger(value, *below);
+        *line++ = value;
+    }
+}
+
+/* MAX_POOL_2D: the largest values of columns, then of these. An output may lie over an input, each of its channels
+ * before the input's of the same number. */
+int run_usual_max_pool(const work *w)
+{
+    const layer *l = &w->layer;
+    const tensor *in = &w->in, *out = &w->out;
+    const int clipped = l->encoding == WINDOW_CLIPPED;
+    const int8_t outside = clipped ? INT8_MIN : in->zero_point;
+    const int32_t top = clipped ? 0 : -in->top, bottom = in->height + (clipped ? 0 : in->bottom);
+    const int32_t left = clipped ? 0 : -in->left, right = in->width + (clipped ? 0 : in->right);
+    const int32_t columns = (out->width - 1) * l->stride_w + l->kernel_w;
+    if (columns > LINE || l->low != INT8_MIN || l->high != INT8_MAX)
+        return 0;
+    /* Column 0 of the line is the first window's; from..end - 1 lie inside the input. */
+    int8_t line[LINE];
+    const int32_t from = left > -l->pad_left ? left + l->pad_left : 0;
+    const int32_t end = right + l->pad_left < columns ? right + l->pad_left : columns;
+    for (int32_t i = 0; i < columns; i++)
+        line[i] = outside;
+    const uint32_t kernel = l->kernel_w, stride = l->stride_w;
+    const int8_t *plane = w->activations + ((int32_t)interior(in) + from - l->pad_left);
+    for (uint32_t c = 0; c < out->channels; c++, plane += in->plane)
+        for (uint32_t y = 0; y < out->height; y++) {
+            const int32_t at = (int32_t)(y * l->stride_h) - l->pad_top, y_end = at + l->kernel_h;
+            const int32_t y0 = at < top ? top : at, y1 = y_end > bottom ? bottom : y_end;
+            const int whole = y0 == at && y1 == y_end;
+            if (from < end)
+                largest_in_columns(plane + y0 * (int32_t)in->pitch, in->pitch, y0 < y1 ? (uint32_t)(y1 - y0) : 0,
+                                   whole ? INT8_MIN : outside, line + from, (uint32_t)(end - from));
+            const int8_t *x = line;
+            int8_t *to = w->activations + interior(out) + c * out->plane + y * out->pitch;
+            for (const int8_t *last = to + out->width; to != last; x += stride) {
+                int8_t value = *x;
+                for (uint32_t i = 1; i < kernel; i++)
+                    value = larger(value, x[i]);
+                *to++ = value;
+            }
+        }
+    return 1;
+}
+
+/* The operands' terms of a sum on the common scale, and the output's scale. */
+typedef struct {
+    int32_t zero_points[2]; /* of the operand that is halved, and of the other one */
+    int32_t factor, right;
+    int32_t out_factor, out_divisor, out_zero_point;
+} addition;
+
+NOT_INLINED void add_line(const addition *s, const int8_t *halved, const int8_t *other, int8_t *to, uint32_t count)
+{
+    const int32_t factor = s->factor, right = s->right;
+    const int32_t out_factor = s->out_factor, out_divisor = s->out_divisor, out_zero_point = s->out_zero_point;
+    const int32_t first = -s->zero_points[0] * (1 << (ADD_HEADROOM_BITS - 1));
+    const int32_t second = -s->zero_points[1] * (1 << ADD_HEADROOM_BITS);
+    const uint32_t half = 1u << (right - 1);
+    for (const int8_t *end = to + count; to != end;) {
+        const int32_t a = first + *halved++ * (1 << (ADD_HEADROOM_BITS - 1));
+        const int32_t b = second + *other++ * (1 << ADD_HEADROOM_BITS);
+        const int32_t sum = a + divide_rounded(add_high(b, b, factor), half, right);
+        *to++ = usual_output(sum, out_factor, out_divisor, out_zero_point);
+    }
+}
+
+static int same_size(const tensor *a, const tensor *b)
+{
+    return a->channels == b->channels && a->height == b->height && a->width == b->width;
+}
+
+static row_scale scale_at(const uint8_t *p) { return (row_scale){.multiplier = load_i32(p), .shift = load_i32(p + 4)}; }
+
+static int is_one_half(const uint8_t *scale) { return load_i32(scale) == 1 << 30 && load_i32(scale + 4) == 0; }
+
+/* ADD of two tensors of one size, the scale of one of which is one half. */
+int run_usual_add(const work *w)
+{
+    const layer *l = &w->layer;
+    const tensor *a = &w->in, *b = &w->second, *out = &w->out;
+    const uint8_t *const scales = w->image + l->parameters_at;
+    const int swapped = !is_one_half(scales);
+    const row_scale scale = scale_at(swapped ? scales : scales + 8), to_out = scale_at(scales + 16);
+    const tensor *const first = swapped ? b : a, *const second = swapped ? a : b;
+    if (!same_size(a, out) || !same_size(b, out) || !is_one_half(scales + 8 * swapped) ||
+        scale.multiplier < 1 << 30 || scale.shift >= 0 || !is_usual(&to_out) || l->low != INT8_MIN ||
+        l->high != INT8_MAX)
+        return 0;
+    const addition s = {
+        .zero_points = {first->zero_point, second->zero_point},
+        .factor = usual_factor(&scale),
+        .right = -scale.shift,
+        .out_factor = usual_factor(&to_out),
+        .out_divisor = usual_divisor(&to_out),
+        .out_zero_point = out->zero_point,
+    };
+    /* Rows of one pitch are one line; what is made of the borders between them is written anew. So are planes without
+     * borders. */
+    const uint32_t values = (uint32_t)out->height * out->width;
+    const int is_line = a->pitch == out->pitch && b->pitch == out->pitch;
+    const int is_all = is_line && a->plane == values && b->plane == values && out->plane == values;
+    const uint32_t planes = is_all ? 1u : out->channels, lines = is_line ? 1u : out->height;
+    const uint32_t length = is_all    ? values * out->channels
+                            : is_line ? (out->height - 1u) * out->pitch + out->width
+                                      : out->width;
+    for (uint32_t c = 0; c < planes; c++)
+        for (uint32_t y = 0; y < lines; y++)
+            add_line(&s, w->activations + interior(first) + c * first->plane + y * first->pitch,
+                     w->activations + interior(second) + c * second->plane + y * second->pitch,
+                     w->activations + interior(out) + c * out->plane + y * out->pitch, length);
+    return 1;
+}
