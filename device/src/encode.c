@@ -3,24 +3,33 @@
 
 static void fill(int8_t *p, int8_t value, uint32_t count)
 {
+    const int8_t four[] = {value, value, value, value};
+    for (; count >= sizeof four; count -= sizeof four, p += sizeof four)
+        copy_bytes(p, four, sizeof four);
     while (count--)
         *p++ = value;
 }
 
-/* Tensors share bytes over time, so each producer writes its output's border anew. */
+/* Tensors share bytes over time, so each producer writes its output's border anew: what lies before the first value,
+ * between rows, between planes, and behind the last value. */
 static void fill_border(const tensor *t, int8_t *activations)
 {
     if (t->plane == (uint32_t)t->height * t->width)
         return;
-    int8_t *plane = activations + t->offset;
-    for (uint32_t c = 0; c < t->channels; c++, plane += t->plane) {
-        /* Right border of one row and left border of the next are neighbours. */
-        const uint32_t gap = (uint32_t)t->right + t->left, first = t->top * t->pitch + t->left;
-        fill(plane, t->zero_point, first);
-        for (uint32_t y = 1; y < t->height; y++)
-            fill(plane + first + y * t->pitch - gap, t->zero_point, gap);
-        const uint32_t last = first + (t->height - 1u) * t->pitch + t->width;
-        fill(plane + last, t->zero_point, t->plane - last);
+    const uint32_t before = t->top * t->pitch + t->left, gap = t->pitch - t->width;
+    const uint32_t behind = t->plane - before - (t->height - 1u) * t->pitch - t->width;
+    int8_t *p = activations + t->offset;
+    fill(p, t->zero_point, before);
+    p += before;
+    for (uint32_t c = t->channels; c; c--) {
+        for (uint32_t y = t->height; --y; p += gap) {
+            p += t->width;
+            fill(p, t->zero_point, gap);
+        }
+        p += t->width;
+        const uint32_t last = c > 1 ? behind + before : behind;
+        fill(p, t->zero_point, last);
+        p += last;
     }
 }
 

@@ -19,24 +19,28 @@ typedef struct {
 /* One of the kernel's positions. */
 typedef struct {
     uint32_t behind; /* from a window's corner to the tap's input behind the last channel */
-    uint32_t start;  /* where the row's weights of the tap begin: 32 bits of the pair's address, and 1 for its second */
+    uint32_t start;  /* where the offset of the row's first weight of the tap, or of a later tap, lies: 32 bits of it */
 } tap;
 
 /* Weights of one output channel, or of some rows of its kernel. */
 typedef struct {
     pair *pairs, *end;
+    uint32_t rest; /* of the number of pairs, divided by four */
+    int is_usual;  /* every output is usual_output by this factor and divisor */
+    int32_t factor, divisor;
+    row_scale scale;
     const tap *taps; /* and one behind the last */
     uint32_t rows, columns;
-    row_scale scale;
-    int is_usual; /* every output is usual_output by this factor and divisor */
-    int32_t factor, divisor;
 } channel;
 
 typedef struct geometry geometry;
 
-/* Output positions of neighbouring rows and columns. */
+/* Tiles of output positions in neighbouring rows and columns. */
 typedef struct {
-    uint32_t y, y_end, x, x_end;
+    uint32_t from, to;         /* where the first window and the first output lie behind the geometry's */
+    uint32_t lines, width;     /* of tiles, of positions */
+    uint32_t next_from, next_to; /* from behind one line of tiles to the next one */
+    uint32_t end;              /* the column behind the last */
 } area;
 
 /* Compute an area of whole tiles. */
@@ -74,7 +78,7 @@ static inline int32_t value_of(const pair *pairs, uint32_t i)
 static inline uint32_t first_of(const pair *pairs, const tap *t)
 {
     const uint32_t bytes = t->start - (uint32_t)(uintptr_t)pairs;
-    return bytes / (uint32_t)sizeof *pairs * 2u + (bytes & 1u);
+    return bytes / (uint32_t)sizeof *pairs * 2u + (bytes % (uint32_t)sizeof *pairs != 0);
 }
 
 /* What the columns from..end - 1 of the kernel have added to a window's sum, more than the zero point would. */
@@ -106,12 +110,12 @@ NOT_INLINED void finish_tile(const geometry *g, const channel *k, const int8_t *
         put(&k->scale, &g->outputs, sums, columns, to);
 }
 
-/* Add the products of a list of pairs to a tile's sums, s[0] to s[3]; x is the corner of the window of its first
+/* Add the products of a channel's pairs, of which there is one at least, to a tile's sums, s[0] to s[3]; x is the corner of the window of its first
  * position, and the tile has `columns` of its 4 positions in each row, or is a single one. */
-SPECIALISE void add_pairs(const pair *p, const pair *end, const int8_t *x, uint32_t down, uint32_t columns,
-                          uint32_t stride, int32_t *s)
+SPECIALISE void add_pairs(const channel *k, const int8_t *x, uint32_t down, uint32_t columns, uint32_t stride,
+                          int32_t *s)
 {
-    for (; p != end; p++) {
+    for (const pair *p = k->pairs; p != k->end; p++) {
         const int8_t *a = x + p->offset[0], *b = x + p->offset[1];
         const int32_t v = (int16_t)p->values, w = (int32_t)p->values >> 16;
         s[0] += v * a[0] + w * b[0];
@@ -175,28 +179,29 @@ SPECIALISE void add_pairs(const pair *p, const pair *end, const int8_t *x, uint3
     "ldr r5, [%[y], r5]\n" ADD_ODD_BYTES("%[t]", "b", "s0", "s1") ADD_ODD_BYTES("%[u]", "t", "s0", "s1")               \
         ADD_ODD_BYTES("r4", "b", "s2", "s3") ADD_ODD_BYTES("r5", "t", "s2", "s3")
 
+#define SUMS [s0] "+r"(s[0]), [s1] "+r"(s[1]), [s2] "+r"(s[2]), [s3] "+r"(s[3])
 #define ADD_IN_STEPS(step, x_at, y_at)                                                                                 \
-    {                                                                                                                  \
-        uint32_t t = (uint32_t)(end - p) & 3u, u;                                                                      \
-        if (p != end)                                                                                                  \
-            __asm__ volatile(FOUR_STEPS(step)                                                                          \
-                             : [p] "+r"(p), [t] "+r"(t), [u] "=&r"(u), [s0] "+r"(s[0]), [s1] "+r"(s[1]),               \
-                               [s2] "+r"(s[2]), [s3] "+r"(s[3])                                                        \
-                             : [end] "r"(end), [x] "r"(x_at), [y] "r"(y_at)                                            \
-                             : "r4", "r5", "r6", "cc", "memory");                                                      \
-    }
+    __asm__ volatile(FOUR_STEPS(step)                                                                                  \
+                     : [p] "+r"(p), [t] "+r"(t), [u] "=&r"(u), SUMS                                                    \
+                     : [end] "r"(k->end), [x] "r"(x_at), [y] "r"(y_at)                                                 \
+                     : "r4", "r5", "r6", "cc", "memory")
 
-SPECIALISE void add_pairs_of_tile(const pair *p, const pair *end, const int8_t *x, uint32_t down, uint32_t columns,
-                                  uint32_t stride, int32_t *s)
+SPECIALISE void add_pairs_of_tile(const channel *k, const int8_t *x, uint32_t down, uint32_t columns, uint32_t stride,
+                                  int32_t *s)
 {
+    const pair *p = k->pairs;
+    uint32_t t = k->rest, u;
     if (columns == 4 && stride == 1)
-        ADD_IN_STEPS(STEP_1X4, x, x)
+        __asm__ volatile(FOUR_STEPS(STEP_1X4)
+                         : [p] "+r"(p), [t] "+r"(t), SUMS
+                         : [end] "r"(k->end), [x] "r"(x)
+                         : "r4", "r5", "r6", "cc", "memory");
     else if (columns == 2 && stride == 1)
-        ADD_IN_STEPS(STEP_2X2, x, x + down)
+        ADD_IN_STEPS(STEP_2X2, x, x + down);
     else if (columns == 4)
-        ADD_IN_STEPS(STEP_STRIDE_2, x - 1, x + 3)
+        ADD_IN_STEPS(STEP_STRIDE_2, x - 1, x + 3);
     else
-        ADD_IN_STEPS(STEP_STRIDE_2, x - 1, x - 1 + down)
+        ADD_IN_STEPS(STEP_STRIDE_2, x - 1, x - 1 + down);
 }
 
 #else
@@ -206,33 +211,36 @@ SPECIALISE void add_pairs_of_tile(const pair *p, const pair *end, const int8_t *
 SPECIALISE void tiles(const geometry *g, const channel *k, const area *a, uint32_t rows, uint32_t columns,
                       uint32_t stride)
 {
-    const uint32_t down = g->stride_y, across = stride ? stride : g->stride_x;
-    const int8_t *corner = g->input + a->y * down + a->x * across;
-    for (uint32_t y = a->y; y < a->y_end; y += rows, corner += rows * down) {
-        const int8_t *x = corner;
-        int8_t *to = g->output + y * g->pitch + a->x, *const last = to + (a->x_end - a->x);
-        for (; to != last; to += columns, x += columns * across) {
+    const uint32_t across = stride ? stride : g->stride_x;
+    const int8_t *x = g->input + a->from;
+    int8_t *to = g->output + a->to;
+    for (uint32_t lines = a->lines;;) {
+        int8_t *const last = to + a->width;
+        do {
             const int32_t bias = k->scale.bias;
             int32_t s[4] = {bias, bias, bias, bias};
             if (columns > 1)
-                add_pairs_of_tile(k->pairs, k->end, x, down, columns, across, s);
+                add_pairs_of_tile(k, x, g->stride_y, columns, across, s);
             else
-                add_pairs(k->pairs, k->end, x, down, columns, across, s);
+                add_pairs(k, x, g->stride_y, columns, across, s);
             if (k->is_usual) {
                 const int32_t factor = k->factor, divisor = k->divisor, zero_point = g->outputs.zero_point;
-                to[0] = usual_output(s[0], factor, divisor, zero_point);
-                if (columns > 1)
-                    to[1] = usual_output(s[1], factor, divisor, zero_point);
                 int8_t *const rest = rows > 1 ? to + g->pitch : to + 2;
-                if (rows * columns > 2) {
+                to[0] = usual_output(s[0], factor, divisor, zero_point);
+                if (columns > 1) {
+                    to[1] = usual_output(s[1], factor, divisor, zero_point);
                     rest[0] = usual_output(s[2], factor, divisor, zero_point);
                     rest[1] = usual_output(s[3], factor, divisor, zero_point);
                 }
             } else {
                 int32_t sums[4] = {s[0], s[1], s[2], s[3]};
-                finish_tile(g, k, x, (uint32_t)(to - last) + a->x_end, rows, columns, sums, to);
+                finish_tile(g, k, x, a->end - (uint32_t)(last - to), rows, columns, sums, to);
             }
-        }
+            to += columns, x += columns * across;
+        } while (to != last);
+        if (!--lines)
+            return;
+        x += a->next_from, to += a->next_to;
     }
 }
 
@@ -262,12 +270,21 @@ static void choose_tile(geometry *g)
     }
 }
 
-static void add_part(parts *p, run_tiles *run, uint32_t y, uint32_t y_end, uint32_t x, uint32_t x_end)
+static void add_part(const geometry *g, parts *p, run_tiles *run, uint32_t rows, uint32_t y, uint32_t y_end,
+                     uint32_t x, uint32_t x_end)
 {
     if (y == y_end || x == x_end)
         return;
     p->run[p->count] = run;
-    p->areas[p->count++] = (area){y, y_end, x, x_end};
+    p->areas[p->count++] = (area){
+        .from = y * g->stride_y + x * g->stride_x,
+        .to = y * g->pitch + x,
+        .lines = (y_end - y) / rows,
+        .width = x_end - x,
+        .next_from = rows * g->stride_y - (x_end - x) * g->stride_x,
+        .next_to = rows * g->pitch - (x_end - x),
+        .end = x_end,
+    };
 }
 
 /* Output rows y..end - 1: wide tiles, and single positions at the right and below. */
@@ -275,9 +292,9 @@ static parts divide(const geometry *g, uint32_t y, uint32_t end)
 {
     const uint32_t y_whole = end - (end - y) % g->rows, x_whole = g->width - g->width % g->columns;
     parts p = {0};
-    add_part(&p, g->wide, y, y_whole, 0, x_whole);
-    add_part(&p, positions, y, y_whole, x_whole, g->width);
-    add_part(&p, positions, y_whole, end, 0, g->width);
+    add_part(g, &p, g->wide, g->rows, y, y_whole, 0, x_whole);
+    add_part(g, &p, positions, 1, y, y_whole, x_whole, g->width);
+    add_part(g, &p, positions, 1, y_whole, end, 0, g->width);
     return p;
 }
 
@@ -308,12 +325,16 @@ static void run_cut_row(const geometry *g, const channel *k, uint32_t y)
     cut.scale.bias += g->input_zero_point *
                       (weights_between(k, 0, first) + weights_between(k, end, first_of(k->pairs, last)));
     cut.pairs = k->pairs + first / 2u;
-    cut.end = first == end ? cut.pairs : k->pairs + (end + 1u) / 2u;
-    const parts row = divide(g, y, y + 1);
+    cut.end = k->pairs + (end + 1u) / 2u;
+    cut.rest = (uint32_t)(cut.end - cut.pairs) & 3u;
     if (first == end) {
-        run_parts(g, &cut, &row);
+        int8_t *const to = g->output + y * g->pitch;
+        put(&cut.scale, &g->outputs, &cut.scale.bias, 1, to);
+        for (uint32_t x = 1; x < g->width; x++)
+            to[x] = to[0];
         return;
     }
+    const parts row = divide(g, y, y + 1);
     /* A weight that is left out alone has its partner's input and a value of 0 for a while. */
     pair *const first_pair = cut.pairs, *const last_pair = cut.end - 1;
     const pair first_whole = *first_pair, last_whole = *last_pair;
@@ -348,10 +369,10 @@ typedef struct {
 
 /* Enter the tap of the entry that has been read ahead: from the tap's last channel backwards, its channel is then below
  * zero. 0 where the row ends before it. */
-SPECIALISE int enter_tap(tap_reader *taps, entry_reader *r, uint32_t start)
+SPECIALISE int enter_tap(tap_reader *taps, entry_reader *r, const uint32_t *start)
 {
     while ((int32_t)r->next >= 0) {
-        taps->t->start = start;
+        taps->t->start = (uint32_t)(uintptr_t)start;
         if (taps->t == taps->last)
             return 0;
         taps->behind = taps->t->behind;
@@ -375,16 +396,20 @@ static inline uint32_t join_values(int32_t first, int32_t second)
 SPECIALISE pair *decode_row(entry_reader *reader, int is_rice, tap_reader taps, uint32_t plane, pair *to)
 {
     entry_reader r = *reader;
-    while (enter_tap(&taps, &r, (uint32_t)(uintptr_t)to)) {
+    int goes_on = enter_tap(&taps, &r, to->offset);
+    while (goes_on) {
         const int32_t first = r.value;
-        const uint32_t offset = taps.behind + r.next * plane;
+        to->offset[0] = to->offset[1] = taps.behind + r.next * plane;
         read_entry(&r, is_rice);
-        if (!enter_tap(&taps, &r, (uint32_t)(uintptr_t)to + 1u)) {
-            *to++ = (pair){{offset, offset}, join_values(first, 0)};
+        if (!enter_tap(&taps, &r, to->offset + 1)) {
+            to++->values = join_values(first, 0);
             break;
         }
-        *to++ = (pair){{offset, taps.behind + r.next * plane}, join_values(first, r.value)};
+        to->offset[1] = taps.behind + r.next * plane;
+        to->values = join_values(first, r.value);
+        to++;
         read_entry(&r, is_rice);
+        goes_on = enter_tap(&taps, &r, to->offset);
     }
     reader->at = r.at, reader->bit = r.bit, reader->next = r.next, reader->value = r.value;
     return to;
@@ -421,8 +446,12 @@ SPECIALISE int32_t sum_row(entry_reader *reader, int is_rice, tap_reader taps, u
 {
     entry_reader r = *reader;
     int32_t sum = 0;
-    for (; enter_tap(&taps, &r, 0); read_entry(&r, is_rice))
+    int goes_on = enter_tap(&taps, &r, NULL);
+    do {
         sum += r.value * corner[taps.behind + r.next * plane];
+        read_entry(&r, is_rice);
+        goes_on = enter_tap(&taps, &r, NULL);
+    } while (goes_on);
     reader->at = r.at, reader->bit = r.bit, reader->next = r.next, reader->value = r.value;
     return sum;
 }
@@ -485,6 +514,7 @@ static void run_map(geometry *g, const row_list *rows, channel *k, const form *f
             continue;
         }
         k->end = f->decode(&entries, rows->taps, rows->input_plane, k->pairs);
+        k->rest = (uint32_t)(k->end - k->pairs) & 3u;
         k->scale = read_scale(&scales);
         k->is_usual = g->is_usual && is_usual(&k->scale);
         if (k->is_usual) {

@@ -9,12 +9,32 @@ static inline int8_t larger(int8_t a, int8_t b) { return a > b ? a : b; }
 static void largest_in_columns(const int8_t *from, uint32_t pitch, uint32_t rows, int8_t least, int8_t *line,
                                uint32_t columns)
 {
-    for (const int8_t *end = line + columns; line != end; from++) {
+    const int8_t *const end = line + columns;
+#if ENTROPI_DSP
+    for (const uint32_t start = 0x01010101u * (uint8_t)least; end - line >= 4; line += 4, from += 4) {
+        const int8_t *below = from;
+        uint32_t values = start;
+        for (uint32_t row = rows; row; row--, below += pitch)
+            values = larger_bytes(values, load_4(below));
+        store_4(line, values);
+    }
+#endif
+    for (; line != end; from++) {
         const int8_t *below = from;
         int8_t value = least;
         for (uint32_t row = rows; row; row--, below += pitch)
             value = larger(value, *below);
         *line++ = value;
+    }
+}
+
+SPECIALISE void largest_in_windows(const int8_t *line, uint32_t stride, uint32_t kernel, int8_t *to, uint32_t count)
+{
+    for (const int8_t *end = to + count; to != end; line += stride) {
+        int8_t value = *line;
+        for (uint32_t i = 1; i < kernel; i++)
+            value = larger(value, line[i]);
+        *to++ = value;
     }
 }
 
@@ -47,37 +67,42 @@ int run_usual_max_pool(const work *w)
             if (from < end)
                 largest_in_columns(plane + y0 * (int32_t)in->pitch, in->pitch, y0 < y1 ? (uint32_t)(y1 - y0) : 0,
                                    whole ? INT8_MIN : outside, line + from, (uint32_t)(end - from));
-            const int8_t *x = line;
-            int8_t *to = w->activations + interior(out) + c * out->plane + y * out->pitch;
-            for (const int8_t *last = to + out->width; to != last; x += stride) {
-                int8_t value = *x;
-                for (uint32_t i = 1; i < kernel; i++)
-                    value = larger(value, x[i]);
-                *to++ = value;
-            }
+            int8_t *const to = w->activations + interior(out) + c * out->plane + y * out->pitch;
+            if (kernel == 2)
+                largest_in_windows(line, stride, 2, to, out->width);
+            else if (kernel == 3)
+                largest_in_windows(line, stride, 3, to, out->width);
+            else
+                largest_in_windows(line, stride, kernel, to, out->width);
         }
     return 1;
 }
 
-/* The operands' terms of a sum on the common scale, and the output's scale. */
+/* A sum: the operand that is halved and the other one's scale to the common one, and the output's scale. */
 typedef struct {
-    int32_t zero_points[2]; /* of the operand that is halved, and of the other one */
+    int32_t zero_points[2];
     int32_t factor, right;
     int32_t out_factor, out_divisor, out_zero_point;
+    uint32_t lines, length, pitches[3]; /* of the operands and the output */
 } addition;
 
-NOT_INLINED void add_line(const addition *s, const int8_t *halved, const int8_t *other, int8_t *to, uint32_t count)
+NOT_INLINED void add_lines(const addition *s, const int8_t *halved, const int8_t *other, int8_t *to)
 {
     const int32_t factor = s->factor, right = s->right;
     const int32_t out_factor = s->out_factor, out_divisor = s->out_divisor, out_zero_point = s->out_zero_point;
-    const int32_t first = -s->zero_points[0] * (1 << (ADD_HEADROOM_BITS - 1));
-    const int32_t second = -s->zero_points[1] * (1 << ADD_HEADROOM_BITS);
+    int32_t first = -s->zero_points[0] * (1 << (ADD_HEADROOM_BITS - 1));
+    int32_t second = -s->zero_points[1] * (1 << ADD_HEADROOM_BITS);
+    OWN_REGISTER(first) /* not to become the zero points again, for which there is one instruction more */
+    OWN_REGISTER(second)
     const uint32_t half = 1u << (right - 1);
-    for (const int8_t *end = to + count; to != end;) {
-        const int32_t a = first + *halved++ * (1 << (ADD_HEADROOM_BITS - 1));
-        const int32_t b = second + *other++ * (1 << ADD_HEADROOM_BITS);
-        const int32_t sum = a + divide_rounded(add_high(b, b, factor), half, right);
-        *to++ = usual_output(sum, out_factor, out_divisor, out_zero_point);
+    for (uint32_t lines = s->lines; lines; lines--) {
+        for (const int8_t *end = to + s->length; to != end;) {
+            const int32_t a = first + *halved++ * (1 << (ADD_HEADROOM_BITS - 1));
+            const int32_t b = second + *other++ * (1 << ADD_HEADROOM_BITS);
+            const int32_t sum = a + divide_rounded(add_high(b, b, factor), half, right);
+            *to++ = usual_output(sum, out_factor, out_divisor, out_zero_point);
+        }
+        halved += s->pitches[0] - s->length, other += s->pitches[1] - s->length, to += s->pitches[2] - s->length;
     }
 }
 
@@ -103,6 +128,11 @@ int run_usual_add(const work *w)
         scale.multiplier < 1 << 30 || scale.shift >= 0 || !is_usual(&to_out) || l->low != INT8_MIN ||
         l->high != INT8_MAX)
         return 0;
+    /* Rows of one pitch are one line; what is made of the borders between them is written anew. So are planes without
+     * borders. */
+    const uint32_t values = (uint32_t)out->height * out->width;
+    const int is_line = a->pitch == out->pitch && b->pitch == out->pitch;
+    const int is_all = is_line && a->plane == values && b->plane == values && out->plane == values;
     const addition s = {
         .zero_points = {first->zero_point, second->zero_point},
         .factor = usual_factor(&scale),
@@ -110,20 +140,12 @@ int run_usual_add(const work *w)
         .out_factor = usual_factor(&to_out),
         .out_divisor = usual_divisor(&to_out),
         .out_zero_point = out->zero_point,
+        .lines = is_line ? 1u : out->height,
+        .length = is_all ? values * out->channels : is_line ? (out->height - 1u) * out->pitch + out->width : out->width,
+        .pitches = {first->pitch, second->pitch, out->pitch},
     };
-    /* Rows of one pitch are one line; what is made of the borders between them is written anew. So are planes without
-     * borders. */
-    const uint32_t values = (uint32_t)out->height * out->width;
-    const int is_line = a->pitch == out->pitch && b->pitch == out->pitch;
-    const int is_all = is_line && a->plane == values && b->plane == values && out->plane == values;
-    const uint32_t planes = is_all ? 1u : out->channels, lines = is_line ? 1u : out->height;
-    const uint32_t length = is_all    ? values * out->channels
-                            : is_line ? (out->height - 1u) * out->pitch + out->width
-                                      : out->width;
-    for (uint32_t c = 0; c < planes; c++)
-        for (uint32_t y = 0; y < lines; y++)
-            add_line(&s, w->activations + interior(first) + c * first->plane + y * first->pitch,
-                     w->activations + interior(second) + c * second->plane + y * second->pitch,
-                     w->activations + interior(out) + c * out->plane + y * out->pitch, length);
+    for (uint32_t c = 0; c < (is_all ? 1u : out->channels); c++)
+        add_lines(&s, w->activations + interior(first) + c * first->plane,
+                  w->activations + interior(second) + c * second->plane, w->activations + interior(out) + c * out->plane);
     return 1;
 }
