@@ -65,7 +65,7 @@ entropi_status entropi_encode_observed(entropi *self, const int8_t *input, size_
         return ENTROPI_E_ARGUMENT;
 
     work w = {.image = self->image, .scratch = (uint32_t *)(void *)(self->arena + self->working_at)};
-    w.activations = (int8_t *)(w.scratch + working_words(&h));
+    w.activations = (int8_t *)(w.scratch + working_words(self->image, &h));
     copy_in(&in, input, w.activations);
     for (uint32_t i = 0; i < h.layers; i++) {
         const tensor *out = &w.out;

@@ -67,6 +67,17 @@ layer read_layer(const uint8_t *image, const image_header *header, uint32_t inde
     };
 }
 
+uint32_t working_words(const uint8_t *image, const image_header *header)
+{
+    uint32_t words = header->scratch_words + header->scratch_words / 2u;
+    for (uint32_t i = 0; i < header->layers && words < GATHERED_WORDS; i++) {
+        const layer l = read_layer(image, header, i);
+        if (l.kind == LAYER_CONV && l.encoding == WEIGHTS_DENSE)
+            words = GATHERED_WORDS;
+    }
+    return (words + 1u) & ~1u;
+}
+
 /* [at, at + length) lies between the header and the CRC */
 static int inside(const image_header *header, uint32_t at, uint64_t length)
 {

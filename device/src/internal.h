@@ -30,6 +30,7 @@
 #define run_average_pool entropi_run_average_pool
 #define run_copy entropi_run_copy
 #define run_dense entropi_run_dense
+#define run_depthwise entropi_run_depthwise
 #define run_max_pool entropi_run_max_pool
 #define run_mean entropi_run_mean
 #define run_mul entropi_run_mul
@@ -45,6 +46,7 @@
 #define start_again entropi_start_again
 #define start_head entropi_start_head
 #define take_step entropi_take_step
+#define working_words entropi_working_words
 
 /* A kernel whose arguments are constants where it is used: one specialised copy a use, at -Os too. */
 #if defined(__GNUC__)
@@ -99,7 +101,7 @@ enum {
 enum { WEIGHTS_DENSE = 0, WEIGHTS_PAIRS = 1, WEIGHTS_RICE = 2 };
 enum { WINDOW_PADDED = 0, WINDOW_CLIPPED = 1 }; /* what a pool does at the edge */
 enum { TABLE_BYTES = 256, SOFTMAX_BYTES = 1024, MAX_SOFTMAX = 256 };
-enum { MAX_TAPS = 121, TAP_WORDS = 2, ADD_HEADROOM_BITS = 20 };
+enum { MAX_TAPS = 121, TAP_WORDS = 2, GATHERED_WORDS = 128, ADD_HEADROOM_BITS = 20 };
 
 /* The image is little-endian and read byte by byte: no alignment is asked of it, and no byte order of the core. */
 static inline uint16_t load_u16(const uint8_t *p) { return (uint16_t)(p[0] | p[1] << 8); }
@@ -270,11 +272,9 @@ static inline range range_of(const layer *l, const tensor *out)
 void put(const row_scale *scale, const range *outputs, const int32_t *sums, uint32_t count, int8_t *to);
 
 /* Words before the activation bytes, an even number: for the taps of a sparse kernel, one more of them, and a decoded
- * row, whose pairs of weights take three words where the header counts one for each weight. */
-static inline uint32_t working_words(const image_header *header)
-{
-    return (header->scratch_words + header->scratch_words / 2u + 1u) & ~1u;
-}
+ * row, whose pairs of weights take three words where the header counts one for each weight; or for the gathered inputs
+ * of a dense convolution. */
+uint32_t working_words(const uint8_t *image, const image_header *header);
 
 /* What a layer kernel works on. */
 typedef struct {
@@ -295,9 +295,10 @@ kernel run_dense, run_pairs, run_rice, run_max_pool, run_average_pool, run_add, 
 enum { KERNELS = KERNEL_OF(LAYER_SOFTMAX, 0) + 1 };
 extern kernel *const layer_kernels[KERNELS + 1];
 
-/* These two do usual cases alone, and return 0 where it is none. */
+/* These do usual cases alone, and return 0 where it is none. */
 int run_usual_max_pool(const work *w);
 int run_usual_add(const work *w);
+int run_depthwise(const work *w); /* of dense weights */
 
 static inline int has_two_operands(const layer *l)
 {
@@ -327,22 +328,40 @@ static inline int32_t requantise(int32_t x, int32_t multiplier, int shift)
     return multiply_rounded((int32_t)((uint32_t)x << shift), multiplier);
 }
 
-/* Nearly every scale is usual: a multiplier of at least 2^30 and a shift to the right by at least two bits. Then
- * requantise, the zero point added, are two rounded products. */
-static inline int is_usual(const row_scale *s) { return s->multiplier >= 1 << 30 && s->shift < -1; }
-static inline int32_t usual_factor(const row_scale *s) { return (int32_t)((uint32_t)s->multiplier << 1); }
-static inline int32_t usual_divisor(const row_scale *s) { return 1 << (32 + s->shift); }
-
 static inline int8_t clamp_i8(int32_t x, int32_t low, int32_t high)
 {
     return (int8_t)(x < low ? low : x > high ? high : x);
 }
 
-/* The output of all of int8. add_high(x, x, factor) is multiply_rounded: the factor is 2 * multiplier - 2^32. */
-static inline int8_t usual_output(int32_t sum, int32_t factor, int32_t divisor, int32_t zero_point)
+/* The scale that nearly all rows have: a multiplier of at least 2^30, a shift to the right by at least two bits, outputs
+ * of all of int8. Then requantise and the zero point are two rounded products. */
+typedef struct {
+    int32_t factor, divisor, zero_point;
+} usual_scale;
+
+static inline int is_usual(const row_scale *scale, const range *outputs)
 {
-    const int32_t high = add_high(sum, sum, factor);
-    return clamp_i8(add_high(zero_point, high + (high >> 31), divisor), INT8_MIN, INT8_MAX);
+    return scale->multiplier >= 1 << 30 && scale->shift < -1 && outputs->low == INT8_MIN && outputs->high == INT8_MAX;
+}
+
+/* add_high(x, x, usual_factor) is multiply_rounded: the factor is 2 * multiplier - 2^32. */
+static inline int32_t usual_factor(const row_scale *scale) { return (int32_t)((uint32_t)scale->multiplier << 1); }
+
+static inline usual_scale usual_of(const row_scale *scale, const range *outputs)
+{
+    usual_scale s = {
+        .factor = usual_factor(scale),
+        .divisor = 1 << (32 + scale->shift),
+        .zero_point = outputs->zero_point,
+    };
+    OWN_REGISTER(s.divisor) /* a product is one instruction, a shift of 64 bits is many */
+    return s;
+}
+
+static inline int8_t usual_output(int32_t sum, const usual_scale *s)
+{
+    const int32_t high = add_high(sum, sum, s->factor);
+    return clamp_i8(add_high(s->zero_point, high + (high >> 31), s->divisor), INT8_MIN, INT8_MAX);
 }
 
 /* A head of zeros, and no sample waiting, in an arena that is laid out. */

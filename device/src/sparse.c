@@ -26,8 +26,8 @@ typedef struct {
 typedef struct {
     pair *pairs, *end;
     uint32_t rest; /* of the number of pairs, divided by four */
-    int is_usual;  /* every output is usual_output by this factor and divisor */
-    int32_t factor, divisor;
+    int is_usual;  /* every output is usual_output of this scale */
+    usual_scale usual;
     row_scale scale;
     const tap *taps; /* and one behind the last */
     uint32_t rows, columns;
@@ -61,7 +61,7 @@ struct geometry {
     int32_t input_zero_point;
     range outputs;
     axis down, across;
-    int is_usual; /* no window reaches beyond the border at the left or right, outputs of all of int8 */
+    int is_inside; /* no window reaches beyond the border at the left or right */
     run_tiles *wide;
     uint32_t rows, columns; /* of a wide tile */
     parts whole;            /* the rows all of whose windows have every row of the kernel */
@@ -224,13 +224,13 @@ SPECIALISE void tiles(const geometry *g, const channel *k, const area *a, uint32
             else
                 add_pairs(k, x, g->stride_y, columns, across, s);
             if (k->is_usual) {
-                const int32_t factor = k->factor, divisor = k->divisor, zero_point = g->outputs.zero_point;
+                const usual_scale usual = k->usual;
                 int8_t *const rest = rows > 1 ? to + g->pitch : to + 2;
-                to[0] = usual_output(s[0], factor, divisor, zero_point);
+                to[0] = usual_output(s[0], &usual);
                 if (columns > 1) {
-                    to[1] = usual_output(s[1], factor, divisor, zero_point);
-                    rest[0] = usual_output(s[2], factor, divisor, zero_point);
-                    rest[1] = usual_output(s[3], factor, divisor, zero_point);
+                    to[1] = usual_output(s[1], &usual);
+                    rest[0] = usual_output(s[2], &usual);
+                    rest[1] = usual_output(s[3], &usual);
                 }
             } else {
                 int32_t sums[4] = {s[0], s[1], s[2], s[3]};
@@ -516,11 +516,9 @@ static void run_map(geometry *g, const row_list *rows, channel *k, const form *f
         k->end = f->decode(&entries, rows->taps, rows->input_plane, k->pairs);
         k->rest = (uint32_t)(k->end - k->pairs) & 3u;
         k->scale = read_scale(&scales);
-        k->is_usual = g->is_usual && is_usual(&k->scale);
-        if (k->is_usual) {
-            k->factor = usual_factor(&k->scale);
-            k->divisor = usual_divisor(&k->scale);
-        }
+        k->is_usual = g->is_inside && is_usual(&k->scale, &g->outputs);
+        if (k->is_usual)
+            k->usual = usual_of(&k->scale, &g->outputs);
         run_channel(g, k);
     }
 }
@@ -580,13 +578,12 @@ static void run_sparse(const work *w, const form *f)
     };
     g.down = along(l->stride_h, l->dilation_h, l->kernel_h, l->pad_top, in->top, in->height, in->bottom, g.height);
     g.across = along(l->stride_w, l->dilation_w, l->kernel_w, l->pad_left, in->left, in->width, in->right, g.width);
-    const int inside = are_inside(&g.across, 0, g.width);
-    g.is_usual = inside && g.outputs.low == INT8_MIN && g.outputs.high == INT8_MAX;
+    g.is_inside = are_inside(&g.across, 0, g.width);
     const uint32_t count = (uint32_t)l->kernel_h * l->kernel_w, channels = (uint32_t)in->channels / l->groups;
     tap *const taps = (tap *)(void *)w->scratch;
     const uint32_t bytes = in->channels * in->plane;
     int8_t *const rest = w->activations + in->offset;
-    const int split = g.stride_x == 2 && l->groups == 1 && inside && g.width >= 4 && in->pitch <= MOST_SPLIT &&
+    const int split = g.stride_x == 2 && l->groups == 1 && g.is_inside && g.width >= 4 && in->pitch <= MOST_SPLIT &&
                       (uint64_t)l->weights_length * g.width * g.height >= (uint64_t)SPLIT_PAYS * bytes;
     const uint32_t left = split ? (uint32_t)in->left - l->pad_left : 0, odd = split ? (in->pitch + 1u) / 2u : 1u;
     for (uint32_t i = 0; i < count; i++) {
@@ -614,7 +611,7 @@ static void run_sparse(const work *w, const form *f)
         .rows = l->kernel_h,
         .columns = l->kernel_w,
     };
-    if (g.width == 1 && g.height == 1 && inside && are_inside(&g.down, 0, 1)) {
+    if (g.width == 1 && g.height == 1 && g.is_inside && are_inside(&g.down, 0, 1)) {
         run_position(&g, &rows, f);
         return;
     }

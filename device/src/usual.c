@@ -82,14 +82,14 @@ int run_usual_max_pool(const work *w)
 typedef struct {
     int32_t zero_points[2];
     int32_t factor, right;
-    int32_t out_factor, out_divisor, out_zero_point;
+    usual_scale to_out;
     uint32_t lines, length, pitches[3]; /* of the operands and the output */
 } addition;
 
 NOT_INLINED void add_lines(const addition *s, const int8_t *halved, const int8_t *other, int8_t *to)
 {
     const int32_t factor = s->factor, right = s->right;
-    const int32_t out_factor = s->out_factor, out_divisor = s->out_divisor, out_zero_point = s->out_zero_point;
+    const usual_scale to_out = s->to_out;
     int32_t first = -s->zero_points[0] * (1 << (ADD_HEADROOM_BITS - 1));
     int32_t second = -s->zero_points[1] * (1 << ADD_HEADROOM_BITS);
     OWN_REGISTER(first) /* not to become the zero points again, for which there is one instruction more */
@@ -100,7 +100,7 @@ NOT_INLINED void add_lines(const addition *s, const int8_t *halved, const int8_t
             const int32_t a = first + *halved++ * (1 << (ADD_HEADROOM_BITS - 1));
             const int32_t b = second + *other++ * (1 << ADD_HEADROOM_BITS);
             const int32_t sum = a + divide_rounded(add_high(b, b, factor), half, right);
-            *to++ = usual_output(sum, out_factor, out_divisor, out_zero_point);
+            *to++ = usual_output(sum, &to_out);
         }
         halved += s->pitches[0] - s->length, other += s->pitches[1] - s->length, to += s->pitches[2] - s->length;
     }
@@ -123,10 +123,10 @@ int run_usual_add(const work *w)
     const uint8_t *const scales = w->image + l->parameters_at;
     const int swapped = !is_one_half(scales);
     const row_scale scale = scale_at(swapped ? scales : scales + 8), to_out = scale_at(scales + 16);
+    const range outputs = range_of(l, out);
     const tensor *const first = swapped ? b : a, *const second = swapped ? a : b;
     if (!same_size(a, out) || !same_size(b, out) || !is_one_half(scales + 8 * swapped) ||
-        scale.multiplier < 1 << 30 || scale.shift >= 0 || !is_usual(&to_out) || l->low != INT8_MIN ||
-        l->high != INT8_MAX)
+        scale.multiplier < 1 << 30 || scale.shift >= 0 || !is_usual(&to_out, &outputs))
         return 0;
     /* Rows of one pitch are one line; what is made of the borders between them is written anew. So are planes without
      * borders. */
@@ -137,9 +137,7 @@ int run_usual_add(const work *w)
         .zero_points = {first->zero_point, second->zero_point},
         .factor = usual_factor(&scale),
         .right = -scale.shift,
-        .out_factor = usual_factor(&to_out),
-        .out_divisor = usual_divisor(&to_out),
-        .out_zero_point = out->zero_point,
+        .to_out = usual_of(&to_out, &outputs),
         .lines = is_line ? 1u : out->height,
         .length = is_all ? values * out->channels : is_line ? (out->height - 1u) * out->pitch + out->width : out->width,
         .pitches = {first->pitch, second->pitch, out->pitch},
