@@ -107,7 +107,7 @@ ZIG = Compiler(
         "cortex-m3": _zig_core("cortex_m3", "eabi"),
         "cortex-m4f": _zig_core("cortex_m4+vfp4d16sp"),
         "cortex-m7": _zig_core("cortex_m7+fp_armv8d16sp"),
-        "cortex-m33": _zig_core("cortex_m33+fp_armv8d16sp"),
+        "cortex-m33": _zig_core("cortex_m33+dsp+fp_armv8d16sp"),
         "cortex-m55": _zig_core("cortex_m55+fp_armv8d16+mve"),
     },
     optimisation="-Os",  # -O2 and -O3 triple the code size and gain nothing on sparse loops

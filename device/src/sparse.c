@@ -37,10 +37,10 @@ typedef struct geometry geometry;
 
 /* Tiles of output positions in neighbouring rows and columns. */
 typedef struct {
-    uint32_t from, to;         /* where the first window and the first output lie behind the geometry's */
-    uint32_t lines, width;     /* of tiles, of positions */
-    uint32_t next_from, next_to; /* from behind one line of tiles to the next one */
-    uint32_t end;              /* the column behind the last */
+    uint32_t from, to;          /* where the first window and the first output lie behind the geometry's */
+    uint32_t lines, width;      /* of tiles, of positions */
+    int32_t next_from, next_to; /* from behind one line of tiles to the next one */
+    uint32_t end;               /* the column behind the last */
 } area;
 
 /* Compute an area of whole tiles. */
@@ -281,8 +281,8 @@ static void add_part(const geometry *g, parts *p, run_tiles *run, uint32_t rows,
         .to = y * g->pitch + x,
         .lines = (y_end - y) / rows,
         .width = x_end - x,
-        .next_from = rows * g->stride_y - (x_end - x) * g->stride_x,
-        .next_to = rows * g->pitch - (x_end - x),
+        .next_from = (int32_t)(rows * g->stride_y) - (int32_t)((x_end - x) * g->stride_x),
+        .next_to = (int32_t)(rows * g->pitch - (x_end - x)),
         .end = x_end,
     };
 }
