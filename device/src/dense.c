@@ -263,15 +263,25 @@ NOT_INLINED void multiply_4(const uint32_t *values, uint32_t count, const int8_t
     }
 }
 
+/* The same at one position, for four rows at once; `sums` has room for all of the last four. */
 NOT_INLINED void multiply_1(const uint32_t *values, uint32_t count, const int8_t *weights, uint32_t row_length,
                             uint32_t rows, int32_t *sums)
 {
-    for (const int32_t *end = sums + rows; sums != end; weights += row_length) {
-        const int8_t *w = weights, *x = (const int8_t *)values;
-        int32_t sum = *sums;
-        for (uint32_t left = count; left; left--)
-            sum += *w++ * *x++;
-        *sums++ = sum;
+    const int8_t *row = weights, *const last = row + (rows - 1u) * row_length;
+    for (const int32_t *end = sums + rows; sums < end; sums += 4) {
+        const int8_t *a = row, *b = a == last ? a : a + row_length;
+        const int8_t *c = b == last ? b : b + row_length, *d = c == last ? c : c + row_length;
+        row = d + row_length;
+        int32_t s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = sums[3];
+        const int8_t *x = (const int8_t *)values;
+        for (uint32_t left = count; left; left--) {
+            const int32_t value = *x++;
+            s0 += value * *a++;
+            s1 += value * *b++;
+            s2 += value * *c++;
+            s3 += value * *d++;
+        }
+        sums[0] = s0, sums[1] = s1, sums[2] = s2, sums[3] = s3;
     }
 }
 #endif

@@ -5,7 +5,8 @@
 #include "internal.h"
 #include "windows.h"
 
-enum { TILE = 4, BAND_BYTES = GATHERED_WORDS * 4, MAX_FOURS = 16 };
+/* Output positions of a tile, weights of a kernel row that are taken at once, and how many times a kernel may do that. */
+enum { TILE = 4, AT_ONCE = ENTROPI_DSP ? 4 : 1, MAX_STEPS = ENTROPI_DSP ? 16 : 25, BAND_BYTES = GATHERED_WORDS * 4 };
 
 typedef struct {
     const int8_t *input; /* first value of the first window */
@@ -13,51 +14,50 @@ typedef struct {
     axis down, across;
     range outputs;
     int8_t zero_point;
-    uint32_t fours;      /* of a kernel row's weights, the last of them filled up with zeros */
-    uint32_t band_pitch; /* what the windows of an output row take, up to their last four */
+    uint32_t steps;      /* of a kernel row */
+    uint32_t band_pitch; /* what the windows of an output row take, up to their last step */
     uint32_t band_rows;  /* output rows whose inputs fit into a band */
     int8_t *band;
 } plane;
 
-/* Four weights of a kernel row, and how far their first input lies from the window's corner. */
+/* Weights of a kernel row, zeros behind the last one, and how far their first input lies from the window's corner. */
 typedef struct {
 #if ENTROPI_DSP
     uint32_t even, odd; /* the first and third, the second and fourth, 16 bits each */
 #else
-    int8_t weights[4];
+    int32_t weight;
 #endif
     uint32_t offset;
-} four;
+} step;
 
 typedef struct {
-    four kernel[MAX_FOURS];
-    const four *end;
+    step kernel[MAX_STEPS];
+    const step *end;
     row_scale scale;
     usual_scale usual;
     int is_usual;
 } channel;
 
-/* The channel's weights, whose inputs lie in rows `down` apart. A kernel row is read up to its last four. */
+/* The channel's weights, whose inputs lie in rows `down` apart. A kernel row is read up to its last step. */
 static void read_kernel(const plane *p, const int8_t *weights, uint32_t down, channel *k)
 {
-    four *to = k->kernel;
+    step *to = k->kernel;
     for (uint32_t ky = 0; ky < p->down.taps; ky++, weights += p->across.taps)
-        for (uint32_t kx = 0; kx < p->across.taps; kx += 4, to++) {
-            const uint32_t left = p->across.taps - kx;
-            const uint32_t word = load_u32((const uint8_t *)weights + kx) & (left < 4 ? (1u << 8u * left) - 1u : ~0u);
+        for (uint32_t kx = 0; kx < p->across.taps; kx += AT_ONCE, to++) {
 #if ENTROPI_DSP
-            to->even = even_bytes(word), to->odd = odd_bytes(word);
+            const uint32_t left = p->across.taps - kx;
+            const uint32_t four = load_u32((const uint8_t *)weights + kx) & (left < 4 ? (1u << 8u * left) - 1u : ~0u);
+            to->even = even_bytes(four), to->odd = odd_bytes(four);
 #else
-            for (uint32_t i = 0; i < 4; i++)
-                to->weights[i] = (int8_t)(word >> 8u * i);
+            to->weight = weights[kx];
 #endif
             to->offset = ky * down + kx;
         }
     k->end = to;
 }
 
-/* Add the products of four weights to the sums of four positions; x is the first input of the first position. */
-SPECIALISE void add_four(const four *w, const int8_t *x, uint32_t stride, int32_t *s)
+/* Add the products of a step to the sums of four positions; x is the first input of the first position. */
+SPECIALISE void add_step(const step *w, const int8_t *x, uint32_t stride, int32_t *s)
 {
 #if ENTROPI_DSP
     const uint8_t *bytes = (const uint8_t *)x;
@@ -80,13 +80,10 @@ SPECIALISE void add_four(const four *w, const int8_t *x, uint32_t stride, int32_
     const uint32_t d = load_u32(bytes + 3 * stride);
     s[3] = multiply_halves(odd_bytes(d), odd, multiply_halves(even_bytes(d), even, s[3]));
 #else
-    for (uint32_t i = 0; i < 4; i++, x++) {
-        const int32_t weight = w->weights[i];
-        s[0] += weight * x[0];
-        s[1] += weight * x[stride];
-        s[2] += weight * x[2 * stride];
-        s[3] += weight * x[3 * stride];
-    }
+    s[0] += w->weight * x[0];
+    s[1] += w->weight * x[stride];
+    s[2] += w->weight * x[2 * stride];
+    s[3] += w->weight * x[3 * stride];
 #endif
 }
 
@@ -97,8 +94,8 @@ SPECIALISE void run_row(const plane *p, const channel *k, const int8_t *corner, 
     for (;;) {
         const int32_t bias = k->scale.bias;
         int32_t s[TILE] = {bias, bias, bias, bias};
-        for (const four *w = k->kernel; w != k->end; w++)
-            add_four(w, corner + w->offset, stride, s);
+        for (const step *w = k->kernel; w != k->end; w++)
+            add_step(w, corner + w->offset, stride, s);
         if (k->is_usual) {
             const usual_scale usual = k->usual;
             to[0] = usual_output(s[0], &usual);
@@ -111,8 +108,8 @@ SPECIALISE void run_row(const plane *p, const channel *k, const int8_t *corner, 
         }
         if (to == last)
             break;
-        const uint32_t step = last - to < TILE ? (uint32_t)(last - to) : TILE; /* or some outputs twice */
-        to += step, corner += step * stride;
+        const uint32_t next = last - to < TILE ? (uint32_t)(last - to) : TILE; /* or some outputs twice */
+        to += next, corner += next * stride;
     }
 }
 
@@ -223,7 +220,7 @@ int run_depthwise(const work *w)
         .width = out->width,
         .outputs = range_of(l, out),
         .zero_point = in->zero_point,
-        .fours = (l->kernel_w + 3u) / 4u,
+        .steps = (l->kernel_w + AT_ONCE - 1u) / AT_ONCE,
         .band = (int8_t *)w->scratch,
     };
     /* Products with the border of a small map would be as many in vain. */
@@ -236,13 +233,13 @@ int run_depthwise(const work *w)
     product *const list = (product *)(void *)w->scratch;
     const product *end = NULL;
     const uint32_t rows = (l->kernel_h - 1u) * l->dilation_h + 1u;
-    p.band_pitch = ((p.width - 1u) * l->stride_w + 4u * p.fours + 3u) & ~3u;
+    p.band_pitch = ((p.width - 1u) * l->stride_w + AT_ONCE * p.steps + 3u) & ~3u;
     const uint32_t lines = BAND_BYTES / p.band_pitch;
     if (l->groups != in->channels)
         return 0;
     if (is_small)
         end = list_products(&p, list);
-    if (!end && (p.width < TILE || l->dilation_w > 1 || lines < rows || p.fours * l->kernel_h > MAX_FOURS))
+    if (!end && (p.width < TILE || l->dilation_w > 1 || lines < rows || p.steps * l->kernel_h > MAX_STEPS))
         return 0;
     p.band_rows = (lines - rows) / l->stride_h + 1u;
     const int is_whole = are_inside(&p.down, 0, p.height) && are_inside(&p.across, 0, p.width);
@@ -260,7 +257,7 @@ int run_depthwise(const work *w)
             if (end) {
                 run_small(&p, &k, list, end, weights, p.input + p.down.begin * in->pitch + p.across.begin, output);
             } else {
-                /* The last four of a window may end behind it, in the next plane. */
+                /* The last step of a window may end behind it, in the next plane. */
                 const int is_direct = is_whole && c + 1u < in->channels;
                 read_kernel(&p, weights, l->dilation_h * (is_direct ? in->pitch : p.band_pitch), &k);
                 run_plane(&p, &k, p.input, is_direct, output);
