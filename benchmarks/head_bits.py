@@ -41,7 +41,7 @@ from qemu import MACHINES, Recorder, answers, command  # noqa: E402
 RESULT = ROOT / "results" / "head_bits.json"
 FEATURES, SEED = 64, 0
 HEAD = HeadConfig(
-    classes=5, batch=2, learning_rate=1.0, weight_decay=1e-3, learning_rate_decay=1e-3, new_classes=1, replay=9, seed=3
+    classes=5, batch=2, learning_rate=1.0, weight_decay=1e-3, learning_rate_decay=1e-3, new_classes=1, replay=9, seed=3, steps=9000
 )
 HEADS = [replace(HEAD, bytes_per_parameter=n, momentum=0.9 if n > 4 else 0.0) for n in (12, 8, 4, 2)]
 SHORT_MULTIPLY = "-DENTROPI_SHORT_MULTIPLY=1"

@@ -182,8 +182,8 @@ class FramedDevice(Device):
         head = self.head_config
         try:
             payload = struct.pack(
-                "<5HI4fI", head.classes, head.batch, head.bytes_per_parameter, head.new_classes, head.replay, head.seed,
-                head.learning_rate, head.momentum, head.weight_decay, head.learning_rate_decay, arena_bytes,
+                "<5H2I4fI", head.classes, head.batch, head.bytes_per_parameter, head.new_classes, head.replay, head.seed,
+                head.steps, head.learning_rate, head.momentum, head.weight_decay, head.learning_rate_decay, arena_bytes,
             )  # fmt: skip
         except struct.error:
             raise refusal("E_ARGUMENT") from None
