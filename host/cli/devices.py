@@ -100,7 +100,7 @@ def simulate(
 
     Example: entropi simulate build/r18 --board nucleo-f446re --target builtin:digits --budget 48KiB
     """
-    check_device(board, budget)
+    check_device(board, budget, counted=False)
     plan = _plan_options(lr, new_classes, replay)
     from entropi.firmware_sim import Simulator
     from entropi.firmware_sim import board as find
@@ -179,7 +179,9 @@ def _session(
     classes = len(dataset.classes)
     check_target(dataset, opened, choices["samples_a_class"], plan_options["new_classes"])
     # Where new classes come at the end, the rate must not have fallen to 0 by then.
-    length = 0 if plan_options["new_classes"] else session_length(dataset, choices["samples_a_class"], choices["epochs"])
+    length = (
+        0 if plan_options["new_classes"] else session_length(dataset, choices["samples_a_class"], choices["epochs"])
+    )
     plan = plan_head(opened.image, arena, classes, samples=length, **plan_options)
     settings = Settings(
         image_crc32=opened.image_crc32,
