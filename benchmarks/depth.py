@@ -52,7 +52,7 @@ LADDER = "entropi"  # what ladders are called beside the methods
 STYLES = {"egp": ("s", PURPLE), "nepenthe": ("^", GREEN), "easier": ("o", BLUE), "lacoot": ("D", ORANGE),
           LADDER: ("X", BLACK)}  # fmt: skip
 MORE = (("P", SKY), ("v", YELLOW), ("*", GREY))  # ladders that were begun with a step
-SPAN = 0.2  # of accuracies in a picture, below the best; what lies lower is in depth.json
+SPAN, LEAST_SPAN = 0.2, 0.05  # of accuracies in a picture, below the best; what lies lower is in depth.json
 # CIFAR-10, top-1 in %, 160 epochs. EASIER's tables: by rectifiers removed. LaCoOT's table: by method.
 PUBLISHED = {
     "easier": {"resnet18": {0: 92.47, 8: 92.10, 10: 89.94}, "mobilenet_v2": {0: 93.65, 16: 92.45}},
@@ -171,7 +171,7 @@ def _lines(
 def _limits(axes: Axes, accuracies: Iterable[float], published: Iterable[float] = ()) -> None:
     accuracies = list(accuracies)
     best = max(accuracies)
-    low, high = max(min(accuracies), best - SPAN), max((best, *published))
+    low, high = min(max(min(accuracies), best - SPAN), best - LEAST_SPAN), max((best, *published))
     axes.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
 
 
@@ -201,6 +201,9 @@ def cost_figure(rows: Sequence[dict], path: Path) -> None:
         for axes, cost in zip(line, COSTS, strict=True):
             _lines(axes, points, styles, lambda row, _, cost=cost: row[cost])
             axes.set_xscale("log")
+            values = [row[cost] for row in points]
+            least, most = min(*values, max(values) / 4), max(values)
+            axes.set_xlim(least / 1.15, most * 1.15)
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
             axes.xaxis.set_major_formatter(FuncFormatter(_short))
             axes.xaxis.set_minor_formatter(NullFormatter())
@@ -238,6 +241,7 @@ def removed_figure(rows: Sequence[dict], path: Path) -> None:
         for axes, label in zip(column, ("rectifiers that switch no more", "layers fewer, folded"), strict=True):
             axes.set_xlabel(label)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.set_xlim(-0.5, axes.dataLim.x1 + 0.5)
         accuracies = [row["accuracy"] for row in points]
         _limits(column[0], accuracies, (value / 100 for value in published.values()))
         _limits(column[1], accuracies)

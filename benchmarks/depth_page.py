@@ -25,6 +25,10 @@ def millions(value: float) -> str:
     return f"{value / 1e6:.2f} M"
 
 
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
 def costs(row: dict) -> tuple[str, ...]:
     """The columns of COSTS."""
     return (
@@ -42,7 +46,7 @@ def example(content: dict) -> str:
     lines = (
         (
             f"**{row['step']}**" if row["step"] == content["best"] else str(row["step"]),
-            str(row["removed"]), f"{row['validation_accuracy']:.1%}", f"{row['accuracy']:.1%}", *costs(row),
+            str(row["removed"]), percent(row["validation_accuracy"]), percent(row["accuracy"]), *costs(row),
         )
         for row in content["rows"]
     )  # fmt: skip
@@ -68,7 +72,7 @@ def points(rows: list[dict]) -> str:
             chosen.append((f"within {within}", min(near, key=lambda row: row["instructions"])))
         for what, row in chosen:
             removed = str(row.get("removed", ""))
-            lines.append((arch, method, what, str(row["step"]), removed, f"{row['accuracy']:.1%}", *costs(row)))
+            lines.append((arch, method, what, str(row["step"]), removed, percent(row["accuracy"]), *costs(row)))
     return markdown(("network", "method", "", ">step", ">removed", ">test", *COSTS), lines)
 
 
@@ -81,7 +85,7 @@ def at_equal_cost(content: dict, cost: str) -> str:
         cells = []
         for method in methods:
             point = row["points"].get(method)
-            text = f"{point['accuracy']:.1%}" if point else ""
+            text = percent(point["accuracy"]) if point else ""
             cells.append(f"**{text}**" if method == row["best"] else text)
         others = ", ".join(name for name in row["as_good"] if name != row["best"])
         lines.append((row["arch"], f"{row['budget']:,}", *cells, others))
@@ -96,14 +100,14 @@ def published(content: dict) -> str:
         ours = {row["removed"]: row["accuracy"] for row in reversed(found.get((arch, "easier"), []))}
         for removed, accuracy in table.items():
             mine = ours.get(int(removed))
-            lines.append((arch, "easier", f"{removed} removed", f"{accuracy:.2f} %", f"{mine:.1%}" if mine else ""))
+            lines.append((arch, "easier", f"{removed} removed", f"{accuracy:.2f} %", percent(mine) if mine else ""))
     for arch, table in content["published"]["lacoot"].items():
         for method, accuracy in table.items():
             ours, note = found.get((arch, method), []), "reduced"
             if method == "whole":
                 ours, note = found.get((arch, "egp"), [])[:1], ""
             near = [row for row in ours if row["accuracy"] >= ours[0]["accuracy"] - 0.01]
-            text = f"{near[-1]['accuracy']:.1%}, {near[-1]['removed']} removed" if near else ""
+            text = f"{percent(near[-1]['accuracy'])}, {near[-1]['removed']} removed" if near else ""
             lines.append((arch, method, note, f"{accuracy:.2f} %", text))
     return markdown(("network", "method", "", ">published", ">ours"), lines)
 

@@ -33,6 +33,7 @@ class CHeadConfig(c.Structure):
         ("new_classes", c.c_uint16),
         ("replay", c.c_uint16),
         ("seed", c.c_uint32),
+        ("steps", c.c_uint32),
         ("learning_rate", c.c_float),
         ("momentum", c.c_float),
         ("weight_decay", c.c_float),
@@ -146,7 +147,7 @@ def raise_for(status: int, need: CNeed | None = None) -> None:
 def c_head(head: HeadConfig) -> CHeadConfig:
     """A head configuration as C has it. Raises DeviceError where a number does not fit its field."""
     limits = dict.fromkeys(("classes", "batch", "bytes_per_parameter", "new_classes", "replay"), 0xFFFF)
-    for name, most in (limits | {"seed": 0xFFFFFFFF}).items():
+    for name, most in (limits | dict.fromkeys(("seed", "steps"), 0xFFFFFFFF)).items():
         value = getattr(head, name)
         if not 0 <= value <= most:
             raise DeviceError(f"E_ARGUMENT: {name} {value} is outside 0..{most}", "E_ARGUMENT")

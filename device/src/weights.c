@@ -55,7 +55,11 @@ static uint32_t weight_count(const linear_head *h) { return h->features * h->cla
 
 static float learning_rate(const linear_head *h, uint32_t step)
 {
-    return h->config->learning_rate / (1.0f + h->config->learning_rate_decay * (float)step);
+    const entropi_head_config *config = h->config;
+    const float rate = config->learning_rate / (1.0f + config->learning_rate_decay * (float)step);
+    if (!config->steps)
+        return rate;
+    return rate * ((float)(step < config->steps ? config->steps - step : 1) / (float)config->steps);
 }
 
 /* What a step takes of a weight to let it decay, in 2^-32 of it. */

@@ -34,7 +34,9 @@ def lesson(features: int, classes: int, count: int) -> tuple[np.ndarray, np.ndar
 @pytest.mark.parametrize(("bytes_per_parameter", "momentum", "batch"), MODES)
 def test_every_core_learns_the_hosts_bits(core, bytes_per_parameter, momentum, batch):
     """300 samples of 7 classes, two of them new, with replay and all that decays; a step is taken early at times."""
-    head = HeadConfig(7, batch, bytes_per_parameter, 1.0, momentum, 1e-3, 1e-3, new_classes=2, replay=9, seed=3)
+    head = HeadConfig(
+        7, batch, bytes_per_parameter, 1.0, momentum, 1e-3, 1e-3, new_classes=2, replay=9, seed=3, steps=100
+    )
     bundle = head_bundle(75)
     values, labels = lesson(75, 7, 300)
     host = HostDevice(bundle, "16KiB", head=head)
