@@ -305,10 +305,33 @@ static inline int32_t divide_rounded(int32_t high, uint32_t half, int right)
     return (int32_t)((uint32_t)high + half + (uint32_t)(high >> 31)) >> right;
 }
 
+/* Cores without a long multiply take products apart into halves of 16 bits. */
+#if !defined(ENTROPI_SHORT_MULTIPLY)
+#if defined(__ARM_ARCH_ISA_THUMB) && __ARM_ARCH_ISA_THUMB == 1
+#define ENTROPI_SHORT_MULTIPLY 1
+#else
+#define ENTROPI_SHORT_MULTIPLY 0
+#endif
+#endif
+
+/* a * b / 2^32 rounded half up */
+static inline int32_t multiply_high(int32_t a, int32_t b)
+{
+#if ENTROPI_SHORT_MULTIPLY
+    const int32_t a1 = a >> 16, b1 = b >> 16;
+    const uint32_t a0 = (uint32_t)a & 0xFFFFu, b0 = (uint32_t)b & 0xFFFFu;
+    const int32_t low = (int32_t)a0 * b1 + (int32_t)(a0 * b0 >> 16), high = a1 * (int32_t)b0;
+    const uint32_t carry = ((uint32_t)low & 0xFFFFu) + ((uint32_t)high & 0xFFFFu) + 0x8000u;
+    return a1 * b1 + (low >> 16) + (high >> 16) + (int32_t)(carry >> 16);
+#else
+    return (int32_t)(((int64_t)a * b + 0x80000000) >> 32);
+#endif
+}
+
 /* sum + a * b / 2^32, the product rounded half up: one instruction on cores with DSP instructions. */
 static inline int32_t add_upper(int32_t sum, int32_t a, int32_t b)
 {
-    return (int32_t)((uint32_t)sum + (uint32_t)(((int64_t)a * b + 0x80000000) >> 32));
+    return (int32_t)((uint32_t)sum + (uint32_t)multiply_high(a, b));
 }
 
 /* round(x * multiplier / 2^31 * 2^shift), rounded twice as TFLM's default build does: first half up, then half away

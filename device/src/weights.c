@@ -2,15 +2,6 @@
  * the same bits on every core, and fast without an FPU. docs/learning.md has the derivation. */
 #include "internal.h"
 
-/* Cores without a long multiply take the same products apart into halves of 16 bits. */
-#if !defined(ENTROPI_SHORT_MULTIPLY)
-#if defined(__ARM_ARCH_ISA_THUMB) && __ARM_ARCH_ISA_THUMB == 1
-#define ENTROPI_SHORT_MULTIPLY 1
-#else
-#define ENTROPI_SHORT_MULTIPLY 0
-#endif
-#endif
-
 enum {
     LOWEST_EXPONENT = -60,
     HIGHEST_EXPONENT = 0,
@@ -32,30 +23,6 @@ static inline int32_t add_product(int32_t sum, int32_t error, int32_t x)
 #else
     const int32_t high = (int32_t)((uint32_t)x << (32 - ERROR_BITS));
     return sum + (int32_t)(((int64_t)error * high + 0x80000000) >> 32);
-#endif
-}
-
-/* round(a * b / 2^32) */
-static inline int32_t multiply_high(int32_t a, int32_t b)
-{
-#if ENTROPI_SHORT_MULTIPLY
-    const int32_t a1 = a >> 16, b1 = b >> 16;
-    const uint32_t a0 = (uint32_t)a & 0xFFFFu, b0 = (uint32_t)b & 0xFFFFu;
-    const int32_t low = (int32_t)a0 * b1 + (int32_t)(a0 * b0 >> 16), high = a1 * (int32_t)b0;
-    const uint32_t carry = ((uint32_t)low & 0xFFFFu) + ((uint32_t)high & 0xFFFFu) + 0x8000u;
-    return a1 * b1 + (low >> 16) + (high >> 16) + (int32_t)(carry >> 16);
-#else
-    return (int32_t)(((int64_t)a * b + 0x80000000) >> 32);
-#endif
-}
-
-/* sum + round(a * b / 2^32) */
-static inline int32_t add_high(int32_t sum, int32_t a, int32_t b)
-{
-#if ENTROPI_SHORT_MULTIPLY
-    return sum + multiply_high(a, b);
-#else
-    return sum + (int32_t)(((int64_t)a * b + 0x80000000) >> 32);
 #endif
 }
 
@@ -307,7 +274,7 @@ SPECIALISE void move(const sample_loop *l, uint32_t first, uint32_t width, int h
 #define DO(k) w[k] += step[k];
         EACH_CLASS(width, DO)
 #undef DO
-#define DO(k) m[k] = add_high(step[k], step[k], keep);
+#define DO(k) m[k] = add_upper(step[k], step[k], keep);
         EACH_CLASS(width, DO)
 #undef DO
     }
@@ -554,7 +521,7 @@ static movement movement_of(float keep, int32_t decay)
     return (movement){decay, (int32_t)((whole ? keep - 1.0f : keep) * 4294967296.0f), -whole};
 }
 
-static inline int32_t kept(int32_t step, movement by) { return add_high(step & by.whole, step, by.keep); }
+static inline int32_t kept(int32_t step, movement by) { return add_upper(step & by.whole, step, by.keep); }
 
 /* Move the weights by what has been added to the momentum, or by a gradient that has not. */
 static void move_weights(const linear_head *h, int32_t *gradient, mean_factor f, movement by)
