@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from networks import ADD_SCALES, reference, write
+from networks import ADD_SCALES, conv_layer, reference, write
 
 from entropi.device import Bundle, HeadConfig, measure
 from entropi.device.bundle import Preprocessing
@@ -38,8 +38,11 @@ def sparse_layer(rng, source: Tensor, at: int, number: int, kernel: int, stride:
 
 
 def maps(rng) -> Network:
-    """Convolutions with strides of 1, 2 and 3 of a map that is pooled until it is a single value; sums of two."""
-    tensors, layers, at = {0: Tensor(3, 10, 17, 0.05, -128)}, [], 0
+    """Convolutions with strides of 1, 2 and 3 of a map that is pooled until it is a single value; sums of two. The first
+    one has so many weights that the columns of its input are split."""
+    source, out = Tensor(3, 10, 17, 0.05, -128), Tensor(60, 5, 9, 0.05, 3)
+    tensors, at = {0: source, 1: out}, 0
+    layers = [conv_layer(rng, source, 1, out, (0,), (5, 5), (2, 2), (2, 2), 0.3)]
     while True:
         source = tensors[at]
         for kernel, stride in ((3, 1), (5, 2), (3, 2), (1, 1), (3, 3)):
