@@ -343,7 +343,11 @@ static void run_group(const group *g)
             t.rows[p] = taps_inside(&g->down, y);
             t.columns[p] = taps_inside(&g->across, x);
             t.is_whole &= is_whole(&t.rows[p], g->down.taps) && is_whole(&t.columns[p], g->across.taps);
-            t.corner[p] = g->input + y * g->down.stride * g->in_pitch + x * g->across.stride;
+            const int is_outside = t.rows[p].from == t.rows[p].end;
+            const uint32_t top = is_outside ? g->down.begin : y * g->down.stride; /* some row that there is */
+            if (is_outside)
+                t.rows[p] = (span){0, 0};
+            t.corner[p] = g->input + top * g->in_pitch + x * g->across.stride;
             if (++x == g->width)
                 x = 0, y++;
         }

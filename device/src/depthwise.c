@@ -34,7 +34,7 @@ typedef struct {
     step kernel[MAX_STEPS];
     const step *end;
     row_scale scale;
-    usual_scale usual;
+    usual_scale usual; /* where the scale is usual */
     int is_usual;
 } channel;
 

@@ -1,23 +1,20 @@
 """The kernels that cores with DSP instructions have, and those of the others, give what the definition says."""
 
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from bare import EXTREMES, inputs, without_borders
 from networks import ADD_SCALES, conv_layer, reference, write
 
 from entropi.device import Bundle, HeadConfig, measure
 from entropi.device.bundle import Preprocessing
 from entropi.export import image as image_module
 from entropi.export.integer import ADD, CONV, MAX_POOL, Layer, Network, Tensor, quantise_multiplier
-from entropi.export.plan import Place
 
 HEAD = HeadConfig(classes=2, batch=1)
 CHANNELS = 13
-EXTREMES = (-128, 127)
-SLACK = 8  # bytes
 
 
 def sparse_layer(rng, source: Tensor, at: int, number: int, kernel: int, stride: int, **fields) -> tuple[Tensor, Layer]:
@@ -62,22 +59,6 @@ def maps(rng) -> Network:
         pool = {"kernel": (3, 3), "stride": (2, 2), "pad": (1, 1), "clipped": True}
         layers.append(Layer(MAX_POOL, "pool", (at,), number, -128, 127, **pool))
         at = number
-
-
-def without_borders(network: Network, *_) -> tuple[dict[int, Place], int]:
-    """Tensors one behind the other, where the exporter would put borders around them; what windows meet beyond their
-    sides is activations, too."""
-    places, end = {}, SLACK
-    for number, t in network.tensors.items():
-        places[number] = Place((0, 0, 0, 0), end, t.channels * t.height * t.width)
-        end = places[number].end
-    return places, end + SLACK
-
-
-def inputs(rng, shape) -> Iterator[np.ndarray]:
-    yield np.full(shape, -128, np.int8)
-    yield rng.choice(EXTREMES, shape).astype(np.int8)
-    yield rng.integers(-128, 128, shape).astype(np.int8)
 
 
 @pytest.mark.parametrize(("optimize", "bordered"), [("speed", True), ("size", False)])
