@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from entropi.export.image import CLIPPED, HEADER, LAYER, TENSOR
-from entropi.export.rows import SHIFT_BYTE
+from entropi.export.rows import FORM_BYTES, SHIFT_BYTE
 
 COSTS = Path(__file__).with_name("costs.json")
 ELEMENTWISE = ("add", "sub", "mul")
@@ -149,7 +149,8 @@ def _conv(layer: Mapping, record: Record) -> Counter[str]:
     dense = form == "dense"
     kind = "conv dense" if dense else "conv sparse"
     rows = out.channels if dense else record.rows
-    entries = {"dense": layer["weights"], "pairs": record.weight_bytes // 2 - 1, "rice": layer["nonzeros"]}[form]
+    pairs = (record.weight_bytes - FORM_BYTES) // 2 - 1
+    entries = {"dense": layer["weights"], "pairs": pairs, "rice": layer["nonzeros"]}[form]
     inside = [_inside(record, axis) for axis in (0, 1)]
     columns_outside = width - inside[1]
     planes = rows * record.source.channels // record.groups
