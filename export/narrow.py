@@ -1,8 +1,8 @@
 """Fewer bits for the weights of sparse layers, in the TFLite model itself, so that every runtime computes the same.
 
-The converter spreads the weights of each row over all of int8. With 5 bits, -15 to 15, a sparse row's codes are shorter,
-and cores with DSP instructions sum two of its outputs in one register; what the coarser values cost is small beside what
-int8 activations cost (docs/numerics.md)."""
+The converter spreads the weights of each row over all of int8. With 5 bits, -15 to 15, the codes of sparse rows are
+shorter, and cores with DSP instructions sum two of their outputs in one register; linear heads learn no worse
+(docs/numerics.md)."""
 
 from __future__ import annotations
 

@@ -344,7 +344,7 @@ def test_nothing_is_read_behind_a_section(tmp_path, fuzz, form):
 
 @pytest.mark.parametrize(("k", "value_bits", "fits"), [(13, 8, True), (12, 8, False), (12, 7, False), (12, 6, True)])
 def test_a_code_is_no_longer_than_one_load_holds(k, value_bits, fits):
-    """25,001 positions to the weight at 25,000 are one code of 25000 / 2^k + 1 + k + value_bits bits, 25 or 26 and 27."""
+    """25,001 positions to the weight at 25,000 are one code of 25000 / 2^k + 1 + k + value_bits bits."""
 
     def code(distance: int, value: int) -> str:
         return "0" * (distance - 1 >> k) + f"1{(distance - 1) % (1 << k):0{k}b}{value:0{value_bits}b}"
