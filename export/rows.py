@@ -36,8 +36,8 @@ RowScale = int | tuple[int, int, int]  # the constant that the row puts out; or 
 @dataclass(frozen=True)
 class Form:
     """One way to store a layer's weights. `entries` [rows] counts the weights that are stored of each row, entries of
-    value 0 included; `bytes` is the length of what `encode` returns; `depthwise` says that it is dense, each row for one
-    input channel."""
+    value 0 included; `bytes` is the length of what `encode` returns; `depthwise` says that it is dense, each row for
+    one input channel."""
 
     encoding: int
     entries: np.ndarray

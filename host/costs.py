@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from entropi.export.image import CLIPPED, HEADER, LAYER, TENSOR
-from entropi.export.rows import SHIFT_BYTE
+from entropi.export.rows import FORM_BYTES, SHIFT_BYTE
 
 COSTS = Path(__file__).with_name("costs.json")
 ELEMENTWISE = ("add", "sub", "mul")
@@ -156,7 +156,7 @@ def _sparse_tiles(record: Record, whole: np.ndarray, stride: int) -> Iterator[tu
 def _sparse(layer: Mapping, record: Record) -> Counter[str]:
     form, out, (height, width) = layer["encoding"], record.out, record.kernel
     rows, empty = record.rows, out.channels - record.rows
-    entries = record.weight_bytes // 2 - 1 if form == "pairs" else layer["nonzeros"]
+    entries = (record.weight_bytes - FORM_BYTES) // 2 - 1 if form == "pairs" else layer["nonzeros"]
     inside = [_inside(record, axis) for axis in (0, 1)]
     found = Counter({f"conv sparse, {form}: weight": entries, f"conv sparse, {form}: byte": record.weight_bytes})
     found.update({"conv sparse: row, tap": rows * height * width})

@@ -80,38 +80,6 @@ static inline uint32_t load_4(const int8_t *p)
 
 static inline void store_4(int8_t *p, uint32_t word) { __builtin_memcpy(p, &word, sizeof word); }
 
-/* The upper half of `low` below that of `high`. */
-static inline uint32_t join_upper(uint32_t low, uint32_t high)
-{
-    uint32_t both;
-    __asm__("pkhtb %0, %1, %2, asr #16" : "=r"(both) : "r"(high), "r"(low));
-    return both;
-}
-
-/* Bytes 0 and 2, as two int16. */
-static inline uint32_t even_bytes(uint32_t bytes)
-{
-    uint32_t halves;
-    __asm__("sxtb16 %0, %1" : "=r"(halves) : "r"(bytes));
-    return halves;
-}
-
-/* Bytes 1 and 3, as two int16. */
-static inline uint32_t odd_bytes(uint32_t bytes)
-{
-    uint32_t halves;
-    __asm__("sxtb16 %0, %1, ror #8" : "=r"(halves) : "r"(bytes));
-    return halves;
-}
-
-/* sum + both products of int16 halves */
-static inline int32_t multiply_halves(uint32_t a, uint32_t b, int32_t sum)
-{
-    int32_t result;
-    __asm__("smlad %0, %1, %2, %3" : "=r"(result) : "r"(a), "r"(b), "r"(sum));
-    return result;
-}
-
 #else
 #define ENTROPI_DSP 0
 #endif

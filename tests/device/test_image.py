@@ -264,16 +264,23 @@ def hostile() -> dict[str, tuple[str, Callable[[bytes], dict[int, int]]]]:
         "k above 16": ("rice", lambda image: {WEIGHTS_AT: 17}),
         "a k that makes codes too long": ("rice", lambda image: {WEIGHTS_AT: 16}),
         "another k": ("rice", lambda image: {WEIGHTS_AT: image[WEIGHTS_AT] - 1}),
-        "zeros alone": ("rice", lambda image: {at: 0 for at in range(WEIGHTS_AT + 1, weights_end(image))}),
-        "ones alone": ("rice", lambda image: {at: 255 for at in range(WEIGHTS_AT + 1, weights_end(image))}),
+        "zeros alone": ("rice", lambda image: {at: 0 for at in range(WEIGHTS_AT + 2, weights_end(image))}),
+        "ones alone": ("rice", lambda image: {at: 255 for at in range(WEIGHTS_AT + 2, weights_end(image))}),
         "a byte behind the codes": ("rice", record(28, 1)),
         "codes cut off": ("rice", record(28, -1)),
         "no codes": ("rice", lambda image: {layer_record(image) + 28: 0}),
         "k alone": ("rice", lambda image: {layer_record(image) + 28: 1}),
+        "k and bits alone": ("rice", lambda image: {layer_record(image) + 28: 2}),
+        "a value of more bits than there are": ("pairs", lambda image: {WEIGHTS_AT + 1: image[WEIGHTS_AT + 1] - 1}),
+        "other bits of a value": ("rice", lambda image: {WEIGHTS_AT + 1: image[WEIGHTS_AT + 1] - 1}),
         "too many dense weights": ("dense", record(28, 1)),
     }
     for form in ("pairs", "rice"):
-        cases[f"a row too long, {form}"] = form, lambda image: {SCRATCH_AT: image[SCRATCH_AT] - 1}
+        cases |= {
+            f"a row too long, {form}": (form, lambda image: {SCRATCH_AT: image[SCRATCH_AT] - 1}),
+            f"values of 1 bit, {form}": (form, lambda image: {WEIGHTS_AT + 1: 1}),
+            f"values of 9 bits, {form}": (form, lambda image: {WEIGHTS_AT + 1: 9}),
+        }
     for form in ("dense", "pairs", "rice"):
         cases |= {
             f"no bytes of bias, {form}": (form, parameter(1, 0)),
@@ -338,18 +345,18 @@ def test_nothing_is_read_behind_a_section(tmp_path, fuzz, form):
             assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr[-2000:]
 
 
-@pytest.mark.parametrize(("k", "fits"), [(13, True), (12, False), (10, False)])
-def test_a_code_is_no_longer_than_one_load_holds(k, fits):
-    """25,001 positions to the weight at 25,000 are one code of 23 + 25000 / 2^k bits."""
+@pytest.mark.parametrize(("k", "value_bits", "fits"), [(13, 8, True), (12, 8, False), (12, 7, False), (12, 6, True)])
+def test_a_code_is_no_longer_than_one_load_holds(k, value_bits, fits):
+    """25,001 positions to the weight at 25,000 are one code of 25000 / 2^k + 1 + k + value_bits bits."""
 
     def code(distance: int, value: int) -> str:
-        return "0" * (distance - 1 >> k) + f"1{(distance - 1) % (1 << k):0{k}b}{value:08b}"
+        return "0" * (distance - 1 >> k) + f"1{(distance - 1) % (1 << k):0{k}b}{value:0{value_bits}b}"
 
     weight = np.zeros((1, 30000), np.int8)
     weight[0, 25000] = 7
     image, _ = write_optimized(one_by_one(weight), "size")
     bits = code(25001, 7) + code(5000, 0)
-    data = bytes([k]) + (int(bits, 2) << -len(bits) % 8).to_bytes(-(-len(bits) // 8), "big")
+    data = bytes([k, value_bits]) + (int(bits, 2) << -len(bits) % 8).to_bytes(-(-len(bits) // 8), "big")
     if fits:
         assert describe(at_the_end(image, WEIGHTS, data)).stored_weights == 1
     else:

@@ -35,8 +35,8 @@ def sparse_layer(rng, source: Tensor, at: int, number: int, kernel: int, stride:
 
 
 def maps(rng) -> Network:
-    """Convolutions with strides of 1, 2 and 3 of a map that is pooled until it is a single value; sums of two. The first
-    one has so many weights that the columns of its input are split."""
+    """Convolutions with strides of 1, 2 and 3 of a map that is pooled until it is a single value; sums of two. The
+    first one has so many weights that the columns of its input are split."""
     source, out = Tensor(3, 10, 17, 0.05, -128), Tensor(60, 5, 9, 0.05, 3)
     tensors, at = {0: source, 1: out}, 0
     layers = [conv_layer(rng, source, 1, out, (0,), (5, 5), (2, 2), (2, 2), 0.3)]
