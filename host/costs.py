@@ -24,6 +24,7 @@ PART = 64  # values that an elementwise layer takes at a time
 ONE_HALF = (1 << 30, 0)  # multiplier and shift
 SPLIT_PAYS, MOST_SPLIT = 64, 128  # as sparse.c has them
 MOST_COLUMNS = 128  # of a max pool's windows side by side (usual.c)
+TILE, FOUR, MOST_SUMS, MOST_STEPS, GATHERED_BYTES = 4, 4, 64, 16, 512  # as dense.c and depthwise.c have them
 SCALES_HEADER = 4  # bytes of a convolution's parameters before the first row's
 
 
@@ -175,8 +176,10 @@ def _sparse(layer: Mapping, record: Record) -> Counter[str]:
             found[f"conv sparse: {tile}"] += rows * lines * across
             found[f"conv sparse: {tile}, weight"] += entries * lines * across * inside[0][y] / height
     columns_outside = width - inside[1]
-    if record.clamped or columns_outside.any():
-        found["conv sparse: unusual output"] = rows * out.positions
+    tile = 4 if out.width >= 4 else 2 if out.width >= 2 else 1
+    unusual = np.add.reduceat(columns_outside > 0, np.arange(0, out.width, tile)) > 0
+    columns = out.width if record.clamped else min(tile * int(unusual.sum()), out.width)
+    found["conv sparse: unusual output"] = rows * out.height * columns
     cut = height - inside[0]
     found["conv sparse: cut line"] = rows * np.count_nonzero(cut)
     found["conv sparse: cut line, weight"] = entries * cut.sum() / height
@@ -186,48 +189,84 @@ def _sparse(layer: Mapping, record: Record) -> Counter[str]:
     return found
 
 
-def _dense_tiles(record: Record, whole: np.ndarray) -> Iterator[tuple[str, int, int]]:
-    """How one output channel is divided (conv.c): the size of tiles, the output row that they lie at and how many lie
-    there. `whole` says of which output rows all windows lie inside."""
-    out, stride = record.out, record.stride[1]
-    rows, columns = (1, 8) if out.width >= 8 else (2, 4) if out.width >= 4 else (2, 2)
-    if stride > 2 or out.width < 2 or rows > out.height:
-        rows, columns = 1, 1
-    y = 0
-    while y < out.height:
-        wide = rows == 1 or y + 1 < out.height and whole[y : y + 2].all()
-        high, across = (rows, columns) if wide else (1, 1)
-        rest = out.width % columns if wide else 0
-        tile = "position" if across == 1 else f"tile {rows}x{columns}, stride {stride}"
-        yield tile, y, (out.width - rest) // across
-        if rest:
-            yield "position", y, rest * high
-        y += high
+def _depthwise(layer: Mapping, record: Record) -> Counter[str] | None:
+    """Where depthwise.c does it."""
+    source, out, (height, width) = record.source, record.out, record.kernel
+    rows = out.channels
+    if record.groups != source.channels:
+        return None
+    if out.width < TILE:
+        inside = [_inside(record, axis, False) for axis in (0, 1)]
+        products = int(inside[0].sum() * inside[1].sum())
+        if products + out.positions <= GATHERED_BYTES // 4:
+            found = Counter({"conv depthwise: small, row": rows, "conv depthwise: small, row, weight": layer["weights"]})
+            found["conv depthwise: small, output"] = rows * out.positions
+            found["conv depthwise: small, product"] = rows * products
+            found["conv depthwise: small, listed product"] = products + out.positions
+            return found
+    steps = height * -(-width // FOUR)
+    extent = (height - 1) * record.dilation[0] + 1
+    pitch = -(-((out.width - 1) * record.stride[1] + FOUR * -(-width // FOUR)) // FOUR) * FOUR
+    lines = GATHERED_BYTES // pitch
+    if out.width < TILE or record.dilation[1] > 1 or lines < extent or steps > MOST_STEPS:
+        return None
+    kind = "conv depthwise: stride 1" if record.stride[1] == 1 else "conv depthwise"
+    tiles = -(-out.width // TILE)
+    found = Counter({"conv depthwise: row": rows, "conv depthwise: row, step": rows * steps})
+    found["conv depthwise: line"] = rows * out.height
+    found[f"{kind}, tile"] = rows * out.height * tiles
+    found[f"{kind}, tile, step"] = rows * out.height * tiles * steps
+    found["conv depthwise: unusual output"] = rows * out.positions * record.clamped
+    if not all((_inside(record, axis) == record.kernel[axis]).all() for axis in (0, 1)):
+        at_once = (lines - extent) // record.stride[0] + 1
+        bands = -(-out.height // at_once)
+        copied = (out.height - bands) * record.stride[0] + bands * extent
+        found["conv depthwise: band"] = rows * bands
+        found["conv depthwise: band, line"] = rows * copied
+        found["conv depthwise: band, four"] = rows * copied * pitch / FOUR
+    return found
 
 
 def _dense(layer: Mapping, record: Record) -> Counter[str]:
+    """How dense.c gathers and multiplies."""
+    if (found := _depthwise(layer, record)) is not None:
+        return found
     out, (height, width) = record.out, record.kernel
-    rows, entries = out.channels, layer["weights"]
-    inside = [_inside(record, axis) for axis in (0, 1)]
-    columns_outside = width - inside[1]
-    planes = rows * record.source.channels // record.groups
-    if height * width == 1 and all(met.all() for met in inside):
-        planes = rows  # the channels are walked as columns of one
-    found = Counter({"conv dense: row": rows, "conv dense: output": rows * out.positions})
-    found["conv dense: clamped output"] = rows * out.positions * record.clamped
-    for tile, y, count in _dense_tiles(record, inside[0] == height):
-        lines = inside[0][y]
-        found[f"conv dense: {tile}, row"] += count * rows
-        found[f"conv dense: {tile}, weight"] += count * entries * lines / height
-        found[f"conv dense: {tile}, plane"] += count * planes
-        found[f"conv dense: {tile}, line"] += count * planes * lines
-    found["conv dense: line"] = rows * out.height
-    cut = height - inside[0]
-    found["conv dense: cut line"] = rows * np.count_nonzero(cut)
-    found["conv dense: cut line, weight"] = entries * cut.sum() / height
-    found["conv dense: edge"] = rows * out.height * np.count_nonzero(columns_outside)
-    found["conv dense: edge, line"] = planes * inside[0].sum() * np.count_nonzero(columns_outside)
-    found["conv dense: edge, weight"] = entries * inside[0].sum() * columns_outside.sum() / (height * width)
+    taps, inputs, outputs = height * width, record.source.channels // record.groups, out.channels // record.groups
+    room = GATHERED_BYTES // 2 // taps
+    whole = [_inside(record, axis) == record.kernel[axis] for axis in (0, 1)]
+    tiled = 0 if room < TILE else out.positions // TILE * TILE
+    at = np.arange(out.positions)
+    y, x = np.divmod(at, out.width)
+    inside = whole[0][y] & whole[1][x]
+    found = Counter({"conv dense: group": record.groups, "conv dense: position": record.groups * out.positions})
+    for positions, some in ((TILE, at[:tiled].reshape(-1, TILE)), (1, at[tiled:, None])):
+        if not some.size:
+            continue
+        tiles, name = record.groups * len(some), f"conv dense: tile of {positions}"
+        slices = -(-inputs // (room // positions))
+        passes = -(-outputs // (MOST_SUMS // positions))
+        prepared = 1 if slices == 1 else passes
+        fours = sum(-(-min(room // positions, inputs - i) * taps // FOUR) for i in range(0, inputs, room // positions))
+        multiplied = -(-outputs // FOUR) if positions == 1 else outputs
+        adjacent = record.stride[1] == 1 and positions == TILE
+        neighbours = int((x[some[:, 0]] + TILE <= out.width).sum()) if adjacent else 0
+        cut = int((~inside[some]).sum())
+        found[f"{name}"] += tiles
+        found[f"{name}, output"] += tiles * outputs * positions
+        found[f"{name}, row"] += tiles * outputs
+        found[f"{name}, pass"] += tiles * passes * slices
+        found[f"{name}, row, slice"] += tiles * multiplied * slices
+        found[f"{name}, four"] += tiles * multiplied * fours
+        found[f"{name}, gathered four"] += tiles * prepared * fours
+        for way, count in (("neighbours", neighbours), ("anywhere", len(some) - neighbours)):
+            kind = f"{name}, {way}" if taps > 1 else f"{name}, {way}, point"
+            found[f"{kind}: tap"] += record.groups * count * prepared * inputs * taps
+            if taps > 1:
+                found[f"{kind}: line"] += record.groups * count * prepared * inputs * height
+        found[f"{name}, cut position"] += record.groups * cut * prepared * slices
+        found[f"{name}, cut position: input"] += record.groups * cut * prepared * inputs
+    found["conv dense: clamped output"] = out.values * record.clamped
     return found
 
 
