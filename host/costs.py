@@ -6,6 +6,7 @@ core; benchmarks/instruction_costs.py measures it."""
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +25,9 @@ PART = 64  # values that an elementwise layer takes at a time
 ONE_HALF = (1 << 30, 0)  # multiplier and shift
 SPLIT_PAYS, MOST_SPLIT = 64, 128  # as sparse.c has them
 MOST_COLUMNS = 128  # of a max pool's windows side by side (usual.c)
-TILE, FOUR, MOST_SUMS, MOST_STEPS, GATHERED_BYTES = 4, 4, 64, 16, 512  # as dense.c and depthwise.c have them
+TILE = 4  # output positions that dense convolutions take at a time
+WAITING = 64  # sums that they keep
+GATHERED_BYTES = 512  # of inputs, two bytes each
 SCALES_HEADER = 4  # bytes of a convolution's parameters before the first row's
 
 
@@ -189,85 +192,96 @@ def _sparse(layer: Mapping, record: Record) -> Counter[str]:
     return found
 
 
-def _depthwise(layer: Mapping, record: Record) -> Counter[str] | None:
-    """Where depthwise.c does it."""
-    source, out, (height, width) = record.source, record.out, record.kernel
-    rows = out.channels
-    if record.groups != source.channels:
-        return None
-    if out.width < TILE:
-        inside = [_inside(record, axis, False) for axis in (0, 1)]
-        products = int(inside[0].sum() * inside[1].sum())
-        if products + out.positions <= GATHERED_BYTES // 4:
-            found = Counter({"conv depthwise: small, row": rows, "conv depthwise: small, row, weight": layer["weights"]})
-            found["conv depthwise: small, output"] = rows * out.positions
-            found["conv depthwise: small, product"] = rows * products
-            found["conv depthwise: small, listed product"] = products + out.positions
-            return found
-    steps = height * -(-width // FOUR)
-    extent = (height - 1) * record.dilation[0] + 1
-    pitch = -(-((out.width - 1) * record.stride[1] + FOUR * -(-width // FOUR)) // FOUR) * FOUR
-    lines = GATHERED_BYTES // pitch
-    if out.width < TILE or record.dilation[1] > 1 or lines < extent or steps > MOST_STEPS:
-        return None
-    kind = "conv depthwise: stride 1" if record.stride[1] == 1 else "conv depthwise"
-    tiles = -(-out.width // TILE)
-    found = Counter({"conv depthwise: row": rows, "conv depthwise: row, step": rows * steps})
-    found["conv depthwise: line"] = rows * out.height
-    found[f"{kind}, tile"] = rows * out.height * tiles
-    found[f"{kind}, tile, step"] = rows * out.height * tiles * steps
-    found["conv depthwise: unusual output"] = rows * out.positions * record.clamped
-    if not all((_inside(record, axis) == record.kernel[axis]).all() for axis in (0, 1)):
-        at_once = (lines - extent) // record.stride[0] + 1
-        bands = -(-out.height // at_once)
-        copied = (out.height - bands) * record.stride[0] + bands * extent
-        found["conv depthwise: band"] = rows * bands
-        found["conv depthwise: band, line"] = rows * copied
-        found["conv depthwise: band, four"] = rows * copied * pitch / FOUR
+def _slices(record: Record, positions: int) -> list[int]:
+    """Fours of weights of each slice that a row is taken in at so many positions at once (dense.c)."""
+    taps, channels = math.prod(record.kernel), record.source.channels // record.groups
+    room = GATHERED_BYTES // 2 // taps // positions
+    counts = [min(room, channels - first) for first in range(0, channels, room)]
+    return [-(-count * taps // 4) for count in counts]
+
+
+def _dense(record: Record) -> Counter[str]:
+    """The loops of dense.c. A tile is 4 positions, or a single one."""
+    out, (height, width), groups = record.out, record.kernel, record.groups
+    taps, channels, rows = height * width, record.source.channels // groups, out.channels // groups
+    tiled = out.positions // TILE if GATHERED_BYTES // 2 // taps >= TILE else 0
+    inside = [_inside(record, axis) for axis in (0, 1)]
+    outside = [taken - met for taken, met in zip((height, width), inside, strict=True)]
+    found = Counter({"conv dense: row, output": out.values, "conv dense: group": groups})
+    for positions, tiles in ((TILE, tiled), (1, out.positions - tiled * TILE)):
+        fours = _slices(record, positions) if tiles else []
+        blocks = -(-rows // (WAITING // positions))
+        gathered = tiles * groups * (blocks if len(fours) > 1 else 1)
+        at = f"conv dense: {positions} at once"
+        at_once = rows if positions == TILE else -(-rows // TILE)
+        found[f"{at}, tile"] = tiles * groups
+        found[f"{at}, row"] = tiles * groups * rows
+        found[f"{at}, clamped row"] = tiles * groups * rows * record.clamped
+        found[f"{at}, block"] = gathered * len(fours)
+        found[f"{at}, slice of a row"] = tiles * groups * at_once * len(fours)
+        found[f"{at}, four weights"] = tiles * groups * at_once * sum(fours)
+        found[f"{at}, widened four"] = gathered * sum(fours)
+        adjacent = sum(x % out.width + TILE <= out.width for x in range(0, tiled * TILE, TILE))
+        kinds = {"positions": tiles}
+        if taps == 1:
+            kinds = {"points": tiles}
+        elif positions == TILE and record.stride[1] == 1:
+            kinds = {"neighbours": adjacent, "positions": tiles - adjacent}
+        for kind, count in kinds.items():
+            found[f"{at}, {kind}: tap"] = gathered // max(tiles, 1) * count * channels * taps
+            found[f"{at}, {kind}: line"] = gathered // max(tiles, 1) * count * channels * height
+        share = tiles * positions / out.positions * groups * (gathered / (tiles * groups) if tiles else 0)
+        found[f"{at}, column outside"] = share * channels * height * out.height * outside[1].sum()
+        found[f"{at}, row outside"] = share * channels * width * out.width * outside[0].sum()
+        found[f"{at}, clipped window"] = share * np.count_nonzero(outside[0][:, None] + outside[1])
     return found
 
 
-def _dense(layer: Mapping, record: Record) -> Counter[str]:
-    """How dense.c gathers and multiplies."""
-    if (found := _depthwise(layer, record)) is not None:
-        return found
+def _depthwise(record: Record) -> Counter[str] | None:
+    """The loops of depthwise.c; None for the layers that it leaves to dense.c."""
     out, (height, width) = record.out, record.kernel
-    taps, inputs, outputs = height * width, record.source.channels // record.groups, out.channels // record.groups
-    room = GATHERED_BYTES // 2 // taps
-    whole = [_inside(record, axis) == record.kernel[axis] for axis in (0, 1)]
-    tiled = 0 if room < TILE else out.positions // TILE * TILE
-    at = np.arange(out.positions)
-    y, x = np.divmod(at, out.width)
-    inside = whole[0][y] & whole[1][x]
-    found = Counter({"conv dense: group": record.groups, "conv dense: position": record.groups * out.positions})
-    for positions, some in ((TILE, at[:tiled].reshape(-1, TILE)), (1, at[tiled:, None])):
-        if not some.size:
-            continue
-        tiles, name = record.groups * len(some), f"conv dense: tile of {positions}"
-        slices = -(-inputs // (room // positions))
-        passes = -(-outputs // (MOST_SUMS // positions))
-        prepared = 1 if slices == 1 else passes
-        fours = sum(-(-min(room // positions, inputs - i) * taps // FOUR) for i in range(0, inputs, room // positions))
-        multiplied = -(-outputs // FOUR) if positions == 1 else outputs
-        adjacent = record.stride[1] == 1 and positions == TILE
-        neighbours = int((x[some[:, 0]] + TILE <= out.width).sum()) if adjacent else 0
-        cut = int((~inside[some]).sum())
-        found[f"{name}"] += tiles
-        found[f"{name}, output"] += tiles * outputs * positions
-        found[f"{name}, row"] += tiles * outputs
-        found[f"{name}, pass"] += tiles * passes * slices
-        found[f"{name}, row, slice"] += tiles * multiplied * slices
-        found[f"{name}, four"] += tiles * multiplied * fours
-        found[f"{name}, gathered four"] += tiles * prepared * fours
-        for way, count in (("neighbours", neighbours), ("anywhere", len(some) - neighbours)):
-            kind = f"{name}, {way}" if taps > 1 else f"{name}, {way}, point"
-            found[f"{kind}: tap"] += record.groups * count * prepared * inputs * taps
-            if taps > 1:
-                found[f"{kind}: line"] += record.groups * count * prepared * inputs * height
-        found[f"{name}, cut position"] += record.groups * cut * prepared * slices
-        found[f"{name}, cut position: input"] += record.groups * cut * prepared * inputs
-    found["conv dense: clamped output"] = out.values * record.clamped
-    return found
+    steps = -(-width // TILE)
+    if out.width < TILE:
+        sizes = [_inside(record, axis, bordered=False) for axis in (0, 1)]
+        products = int(sizes[0].sum() * sizes[1].sum())
+        if products + out.positions > GATHERED_BYTES // 4:
+            return None
+        small = {"channel": 1, "weight": height * width, "output": out.positions, "product": products}
+        small["clamped output"] = out.positions * record.clamped
+        return Counter({f"conv depthwise, small: {name}": out.channels * count for name, count in small.items()})
+    pitch = ((out.width - 1) * record.stride[1] + TILE * steps + 3) // 4 * 4
+    extent = (height - 1) * record.dilation[0] + 1
+    lines = GATHERED_BYTES // pitch
+    if record.dilation[1] > 1 or lines < extent or steps * height > 16:
+        return None
+    taken = [_inside(record, axis) for axis in (0, 1)]
+    whole = (taken[0] == height).all() and (taken[1] == width).all()
+    most = (lines - extent) // record.stride[0] + 1
+    copied = out.channels // record.source.channels if whole else out.channels  # channels by bands
+    heights = [min(most, out.height - y) for y in range(0, out.height, most)]
+    copies = sum((n - 1) * record.stride[0] + extent for n in heights)
+    at = f"conv depthwise, stride {'1' if record.stride[1] == 1 else 'other'}"
+    tiles = out.height * -(-out.width // TILE) * out.channels
+    return Counter(
+        {
+            "conv depthwise: channel": out.channels,
+            "conv depthwise: step": out.channels * steps * height,
+            "conv depthwise: line": out.lines,
+            "conv depthwise: band": copied * len(heights),
+            "conv depthwise: copied line": copied * copies,
+            "conv depthwise: copied four": copied * copies * pitch / 4,
+            f"{at}, tile": tiles,
+            f"{at}, clamped tile": tiles * record.clamped,
+            f"{at}, step of a tile": tiles * steps * height,
+        }
+    )
+
+
+def _conv(layer: Mapping, record: Record) -> Counter[str]:
+    if layer["encoding"] != "dense":
+        return _sparse(layer, record)
+    depthwise = _depthwise(record) if record.groups == record.source.channels else None
+    return _dense(record) if depthwise is None else depthwise
 
 
 def _elementwise(record: Record) -> dict[str, int]:
@@ -340,7 +354,7 @@ def loops(image: bytes, layers: Sequence[Mapping]) -> list[dict[str, float]]:
     for layer, record in zip(layers, records(image, layers), strict=True):
         kind = layer["kind"]
         if kind == "conv":
-            counts = (_dense if layer["encoding"] == "dense" else _sparse)(layer, record)
+            counts = _conv(layer, record)
         else:
             counts = {f"{kind}: {name}": count for name, count in _loops(layer, record).items()}
         found.append(counts | {f"{kind}: layer": 1} | record.out.border)
