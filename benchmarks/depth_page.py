@@ -8,6 +8,7 @@ Writes between the page's markers.
 from __future__ import annotations
 
 import json
+import textwrap
 
 from paper import ROOT, filled, markdown
 
@@ -38,6 +39,13 @@ def costs(row: dict) -> tuple[str, ...]:
 
 
 COSTS = (">layers", ">MACs", ">non-zero", ">flash, bytes", ">RAM, bytes", ">instructions")
+
+
+def command(text: str) -> str:
+    """A command as a block of code, in lines that fit a page."""
+    return (
+        "    " + " \\\n        ".join(textwrap.wrap(text, 108, break_long_words=False, break_on_hyphens=False)) + "\n"
+    )
 
 
 def example(content: dict) -> str:
@@ -115,7 +123,7 @@ def published(content: dict) -> str:
 def main() -> None:
     content, small = result("depth"), result("depth_example")
     tables = {
-        "command": f"    {small['command']}\n",
+        "command": command(small["command"]),
         "example": example(small),
         "points": points(content["rows"]),
         "equal instructions": at_equal_cost(content, "instructions"),
