@@ -295,9 +295,9 @@ SPECIALISE void move(const sample_loop *l, uint32_t first, uint32_t width, int h
 #if ENTROPI_DSP
 
 /* move(l, first, 5, 0) with what no compiler finds: loads and stores of several words. */
-SPECIALISE void move_five(const sample_loop *l, uint32_t first)
+SPECIALISE void move_five(const sample_loop *l, uint32_t first, uint32_t classes)
 {
-    const uint32_t others = l->classes - 5;
+    const uint32_t others = classes - 5;
     const int32_t *const e = l->errors + first, keep = l->keep;
     const int8_t *const end = l->end;
     int32_t *m = l->momentum + first, *w = (int32_t *)l->weights + first;
@@ -336,7 +336,11 @@ SPECIALISE void move_five(const sample_loop *l, uint32_t first)
 
 #else
 
-SPECIALISE void move_five(const sample_loop *l, uint32_t first) { move(l, first, 5, 0); }
+SPECIALISE void move_five(const sample_loop *l, uint32_t first, uint32_t classes)
+{
+    (void)classes;
+    move(l, first, 5, 0);
+}
 
 #endif
 
@@ -367,7 +371,13 @@ SPECIALISE void move_short(const sample_loop *l, uint32_t first, uint32_t width,
 NOT_INLINED void add_5(const sample_loop *l, uint32_t first) { add(l, first, 5); }
 NOT_INLINED void add_2(const sample_loop *l, uint32_t first) { add(l, first, 2); }
 NOT_INLINED void add_1(const sample_loop *l, uint32_t first) { add(l, first, 1); }
-NOT_INLINED void move_5(const sample_loop *l, uint32_t first) { move_five(l, first); }
+NOT_INLINED void move_5(const sample_loop *l, uint32_t first)
+{
+    if (HAS_DSP && l->classes == 5) /* pointers that only go on */
+        move_five(l, first, 5);
+    else
+        move_five(l, first, l->classes);
+}
 NOT_INLINED void move_2(const sample_loop *l, uint32_t first) { move(l, first, 2, 0); }
 NOT_INLINED void move_1(const sample_loop *l, uint32_t first) { move(l, first, 1, 0); }
 NOT_INLINED void move_sum_3(const sample_loop *l, uint32_t first) { move(l, first, 3, 1); }
