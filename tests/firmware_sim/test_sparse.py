@@ -41,7 +41,7 @@ def maps(rng) -> Network:
     tensors, at = {0: source, 1: out}, 0
     layers = [conv_layer(rng, source, 1, out, (0,), (5, 5), (2, 2), (2, 2), 0.3)]
     while True:
-        source = tensors[at]
+        source, first = tensors[at], len(tensors)
         for kernel, stride in ((3, 1), (5, 2), (3, 2), (1, 1), (3, 3)):
             number = len(tensors)
             tensors[number], layer = sparse_layer(
@@ -51,7 +51,7 @@ def maps(rng) -> Network:
             if kernel == 1:
                 number, like = len(tensors), tensors[number]
                 tensors[number] = Tensor(*like.shape, 0.05, -20)
-                layers.append(Layer(ADD, "add", (at + 1, number - 1), number, -128, 127, scales=(*ADD_SCALES,)))
+                layers.append(Layer(ADD, "add", (first, number - 1), number, -128, 127, scales=(*ADD_SCALES,)))
         if source.height == 1 and source.width == 1:
             return Network(tensors, 0, len(tensors) - 1, layers)
         number, size = len(tensors), [(n + 1) // 2 for n in (source.height, source.width)]
