@@ -356,12 +356,15 @@ static void run_group(const group *g)
     }
 }
 
-void run_dense(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations,
-               uint32_t *scratch)
+void run_dense(const work *w)
 {
+    const layer *l = &w->layer;
+    const tensor *in = &w->in, *out = &w->out;
+    if (run_depthwise(w))
+        return;
     group g = {
-        .input = activations + ((int32_t)interior(in) - (int32_t)(l->pad_top * in->pitch + l->pad_left)),
-        .output = activations + interior(out),
+        .input = w->activations + ((int32_t)interior(in) - (int32_t)(l->pad_top * in->pitch + l->pad_left)),
+        .output = w->activations + interior(out),
         .pitch = out->pitch,
         .plane = out->plane,
         .height = out->height,
@@ -374,12 +377,12 @@ void run_dense(const uint8_t *image, const layer *l, const tensor *in, const ten
         .in_plane = in->plane,
         .zero_point = in->zero_point,
         .outputs = range_of(l, out),
-        .weights = (const int8_t *)image + l->weights_at,
-        .scales = open_scales(image + l->parameters_at),
+        .weights = (const int8_t *)w->image + l->weights_at,
+        .scales = open_scales(w->image + l->parameters_at),
         .taps = (uint32_t)l->kernel_h * l->kernel_w,
         .in_channels = in->channels / l->groups,
         .channels = out->channels / l->groups,
-        .values = scratch,
+        .values = w->scratch,
     };
     g.slice = GATHERED_WORDS * 4u / VALUE_BYTES / g.taps;
     for (uint32_t i = 0; i < l->groups; i++) {

@@ -97,11 +97,11 @@ SPECIALISE void run_row(const plane *p, const channel *k, const int8_t *corner, 
         for (const step *w = k->kernel; w != k->end; w++)
             add_step(w, corner + w->offset, stride, s);
         if (k->is_usual) {
-            const int32_t factor = k->usual.factor, divisor = k->usual.divisor, zero_point = k->usual.zero_point;
-            to[0] = usual_output(s[0], factor, divisor, zero_point);
-            to[1] = usual_output(s[1], factor, divisor, zero_point);
-            to[2] = usual_output(s[2], factor, divisor, zero_point);
-            to[3] = usual_output(s[3], factor, divisor, zero_point);
+            const usual_scale usual = k->usual;
+            to[0] = usual_output(s[0], &usual);
+            to[1] = usual_output(s[1], &usual);
+            to[2] = usual_output(s[2], &usual);
+            to[3] = usual_output(s[3], &usual);
         } else {
             int32_t sums[TILE] = {s[0], s[1], s[2], s[3]};
             put(&k->scale, &p->outputs, sums, TILE, to);
@@ -202,17 +202,18 @@ static void run_small(const plane *p, const channel *k, const product *list, con
         while (++list != behind)
             sum += weights[list->weight] * (input[list->input] - zero_point);
         if (k->is_usual)
-            *to = usual_output(sum, k->usual.factor, k->usual.divisor, k->usual.zero_point);
+            *to = usual_output(sum, &k->usual);
         else
             put(&k->scale, &p->outputs, &sum, 1, to);
     }
 }
 
-int run_depthwise(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations,
-                  uint32_t *scratch)
+int run_depthwise(const work *w)
 {
+    const layer *l = &w->layer;
+    const tensor *in = &w->in, *out = &w->out;
     plane p = {
-        .input = activations + ((int32_t)interior(in) - (int32_t)(l->pad_top * in->pitch + l->pad_left)),
+        .input = w->activations + ((int32_t)interior(in) - (int32_t)(l->pad_top * in->pitch + l->pad_left)),
         .in_pitch = in->pitch,
         .pitch = out->pitch,
         .height = out->height,
@@ -220,7 +221,7 @@ int run_depthwise(const uint8_t *image, const layer *l, const tensor *in, const 
         .outputs = range_of(l, out),
         .zero_point = in->zero_point,
         .steps = (l->kernel_w + AT_ONCE - 1u) / AT_ONCE,
-        .band = (int8_t *)scratch,
+        .band = (int8_t *)w->scratch,
     };
     /* Products with the border of a small map would be as many in vain. */
     const int is_small = p.width < TILE && in->plane <= UINT16_MAX && out->plane <= UINT16_MAX;
@@ -229,7 +230,7 @@ int run_depthwise(const uint8_t *image, const layer *l, const tensor *in, const 
                    out->height);
     p.across = along(l->stride_w, l->dilation_w, l->kernel_w, l->pad_left, bordered.left, in->width, bordered.right,
                      out->width);
-    product *const list = (product *)(void *)scratch;
+    product *const list = (product *)(void *)w->scratch;
     const product *end = NULL;
     const uint32_t rows = (l->kernel_h - 1u) * l->dilation_h + 1u;
     p.band_pitch = ((p.width - 1u) * l->stride_w + AT_ONCE * p.steps + 3u) & ~3u;
@@ -243,16 +244,16 @@ int run_depthwise(const uint8_t *image, const layer *l, const tensor *in, const 
     p.band_rows = (lines - rows) / l->stride_h + 1u;
     const int is_whole = are_inside(&p.down, 0, p.height) && are_inside(&p.across, 0, p.width);
     const uint32_t rows_a_group = out->channels / l->groups;
-    const int8_t *weights = (const int8_t *)image + l->weights_at;
-    scale_reader scales = open_scales(image + l->parameters_at);
-    int8_t *output = activations + interior(out);
+    const int8_t *weights = (const int8_t *)w->image + l->weights_at;
+    scale_reader scales = open_scales(w->image + l->parameters_at);
+    int8_t *output = w->activations + interior(out);
     for (uint32_t c = 0; c < in->channels; c++, p.input += in->plane)
         for (uint32_t i = 0; i < rows_a_group; i++, output += out->plane) {
             channel k;
             k.scale = read_scale(&scales);
-            k.is_usual = has_usual_scale(&k.scale, &p.outputs);
+            k.is_usual = is_usual(&k.scale, &p.outputs);
             if (k.is_usual)
-                k.usual = usual_scale_of(&k.scale, &p.outputs);
+                k.usual = usual_of(&k.scale, &p.outputs);
             if (end) {
                 run_small(&p, &k, list, end, weights, p.input + p.down.begin * in->pitch + p.across.begin, output);
             } else {

@@ -1,10 +1,21 @@
-/* The DSP instructions of Cortex-M4, M7, M33 and M55 that no C expression stands for in every compiler. */
+/* What cores multiply with: the DSP instructions of Cortex-M4, M7, M33 and M55 that no C expression stands for in every
+ * compiler, and the upper half of a product on all. */
 #ifndef ENTROPI_DSP_H
 #define ENTROPI_DSP_H
 
 #include <stdint.h>
 
-#if defined(__GNUC__) && defined(__thumb2__) && defined(__ARM_FEATURE_DSP)
+/* Cores without a long multiply take the same products apart into halves of 16 bits. */
+#if !defined(ENTROPI_SHORT_MULTIPLY)
+#if defined(__ARM_ARCH_ISA_THUMB) && __ARM_ARCH_ISA_THUMB == 1
+#define ENTROPI_SHORT_MULTIPLY 1
+#else
+#define ENTROPI_SHORT_MULTIPLY 0
+#endif
+#endif
+
+/* Without optimisation the assembly finds no registers. */
+#if defined(__GNUC__) && defined(__OPTIMIZE__) && defined(__thumb2__) && defined(__ARM_FEATURE_DSP)
 #define ENTROPI_DSP 1
 
 /* The lower half of `low` below that of `high`. */
@@ -72,5 +83,23 @@ static inline void store_4(int8_t *p, uint32_t word) { __builtin_memcpy(p, &word
 #else
 #define ENTROPI_DSP 0
 #endif
+
+/* sum + round(a * b / 2^32) */
+static inline int32_t add_high(int32_t sum, int32_t a, int32_t b)
+{
+#if ENTROPI_DSP && !defined(__clang__) /* which finds it by itself */
+    int32_t result;
+    __asm__("smmlar %0, %1, %2, %3" : "=r"(result) : "r"(a), "r"(b), "r"(sum));
+    return result;
+#elif ENTROPI_SHORT_MULTIPLY
+    const int32_t a1 = a >> 16, b1 = b >> 16;
+    const uint32_t a0 = (uint32_t)a & 0xFFFFu, b0 = (uint32_t)b & 0xFFFFu;
+    const int32_t low = (int32_t)a0 * b1 + (int32_t)(a0 * b0 >> 16), high = a1 * (int32_t)b0;
+    const uint32_t carry = ((uint32_t)low & 0xFFFFu) + ((uint32_t)high & 0xFFFFu) + 0x8000u;
+    return sum + a1 * b1 + (low >> 16) + (high >> 16) + (int32_t)(carry >> 16);
+#else
+    return (int32_t)((uint32_t)sum + (uint32_t)(((int64_t)a * b + 0x80000000) >> 32));
+#endif
+}
 
 #endif

@@ -54,49 +54,6 @@ static void copy_out(const tensor *t, const int8_t *activations, int8_t *feature
         }
 }
 
-static void run_layer(const uint8_t *image, const image_header *h, const layer *l, const tensor *out,
-                      int8_t *activations, uint32_t *scratch)
-{
-    const tensor in = read_tensor(image, h, l->input);
-    switch (l->kind) {
-    case LAYER_CONV:
-        if (l->encoding != WEIGHTS_DENSE)
-            run_sparse(image, l, &in, out, activations, scratch);
-        else if (!run_depthwise(image, l, &in, out, activations, scratch))
-            run_dense(image, l, &in, out, activations, scratch);
-        break;
-    case LAYER_MAX_POOL:
-    case LAYER_AVERAGE_POOL:
-        if (!run_usual_pool(l, &in, out, activations))
-            run_pool(l, &in, out, activations);
-        break;
-    case LAYER_ADD:
-    case LAYER_SUB: {
-        const tensor second = read_tensor(image, h, l->second);
-        if (!run_usual_add(image, l, &in, &second, out, activations))
-            run_add(image, l, &in, &second, out, activations);
-        break;
-    }
-    case LAYER_MUL: {
-        const tensor second = read_tensor(image, h, l->second);
-        run_mul(image, l, &in, &second, out, activations);
-        break;
-    }
-    case LAYER_TABLE:
-        run_table(image, l, &in, out, activations);
-        break;
-    case LAYER_SOFTMAX:
-        run_softmax(image, l, &in, out, activations);
-        break;
-    case LAYER_COPY:
-        run_copy(l, &in, out, activations);
-        break;
-    default:
-        run_mean(image, l, &in, out, activations);
-    }
-    fill_border(out, activations); /* last: an output may lie over an input of its layer, border over values */
-}
-
 entropi_status entropi_encode_observed(entropi *self, const int8_t *input, size_t input_length, int8_t *features,
                                        size_t features_length, entropi_observer *observer, void *context)
 {
@@ -107,28 +64,33 @@ entropi_status entropi_encode_observed(entropi *self, const int8_t *input, size_
     if (input_length != (size_t)in.channels * in.height * in.width)
         return ENTROPI_E_ARGUMENT;
 
-    uint32_t *scratch = (uint32_t *)(void *)(self->arena + self->working_at);
-    int8_t *activations = (int8_t *)(scratch + working_words(self->image, &h));
-    copy_in(&in, input, activations);
+    work w = {.image = self->image, .scratch = (uint32_t *)(void *)(self->arena + self->working_at)};
+    w.activations = (int8_t *)(w.scratch + working_words(self->image, &h));
+    copy_in(&in, input, w.activations);
     for (uint32_t i = 0; i < h.layers; i++) {
-        const layer l = read_layer(self->image, &h, i);
-        const tensor out = read_tensor(self->image, &h, l.output);
-        run_layer(self->image, &h, &l, &out, activations, scratch);
+        const tensor *out = &w.out;
+        w.layer = read_layer(self->image, &h, i);
+        w.in = read_tensor(self->image, &h, w.layer.input);
+        w.out = read_tensor(self->image, &h, w.layer.output);
+        if (has_two_operands(&w.layer))
+            w.second = read_tensor(self->image, &h, w.layer.second);
+        layer_kernels[KERNEL_OF(w.layer.kind, w.layer.encoding)](&w);
+        fill_border(out, w.activations); /* last: an output may lie over an input of its layer, border over values */
         if (observer) {
             const entropi_activation a = {
-                .values = activations + interior(&out),
+                .values = w.activations + interior(out),
                 .layer = i,
-                .channels = out.channels,
-                .height = out.height,
-                .width = out.width,
-                .plane = out.plane,
-                .pitch = out.pitch,
+                .channels = out->channels,
+                .height = out->height,
+                .width = out->width,
+                .plane = out->plane,
+                .pitch = out->pitch,
             };
             observer(context, &a);
         }
     }
     const tensor out = read_tensor(self->image, &h, h.output);
-    copy_out(&out, activations, features);
+    copy_out(&out, w.activations, features);
     return ENTROPI_OK;
 }
 

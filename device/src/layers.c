@@ -1,9 +1,14 @@
 /* Pooling and elementwise layers, each after the TFLM operator it names. */
 #include "internal.h"
 
-/* Channel by channel: an output may lie over an input, each of its channels before the input's of the same number. */
-SPECIALISE void pool(const layer *l, const tensor *in, const tensor *out, int8_t *activations, int average)
+/* Channel by channel: an output may lie over an input, each of its channels before the input's of the same number.
+ * Padding takes part as the zero point, as after an explicit PAD, be it in a border or beyond it, or, where the windows
+ * are clipped, not at all. */
+SPECIALISE void pool(const work *w, int average)
 {
+    const layer *l = &w->layer;
+    const tensor *in = &w->in, *out = &w->out;
+    int8_t *activations = w->activations;
     const int clipped = l->encoding == WINDOW_CLIPPED;
     const int32_t top = clipped ? 0 : -in->top, bottom = in->height + (clipped ? 0 : in->bottom);
     const int32_t left = clipped ? 0 : -in->left, right = in->width + (clipped ? 0 : in->right);
@@ -34,22 +39,14 @@ SPECIALISE void pool(const layer *l, const tensor *in, const tensor *out, int8_t
         }
 }
 
-static void max_pool(const layer *l, const tensor *in, const tensor *out, int8_t *activations)
+/* MAX_POOL_2D and AVERAGE_POOL_2D. */
+void run_max_pool(const work *w)
 {
-    pool(l, in, out, activations, 0);
+    if (!run_usual_max_pool(w))
+        pool(w, 0);
 }
 
-static void average_pool(const layer *l, const tensor *in, const tensor *out, int8_t *activations)
-{
-    pool(l, in, out, activations, 1);
-}
-
-/* MAX_POOL_2D and AVERAGE_POOL_2D. Padding takes part as the zero point, as after an explicit PAD, be it in a border or
- * beyond it, or, where the windows are clipped, not at all. */
-void run_pool(const layer *l, const tensor *in, const tensor *out, int8_t *activations)
-{
-    (l->kind == LAYER_MAX_POOL ? max_pool : average_pool)(l, in, out, activations);
-}
+void run_average_pool(const work *w) { pool(w, 1); }
 
 /* An operand of an elementwise layer, spread over the axes along which it has one value. */
 typedef struct {
@@ -94,19 +91,20 @@ typedef void combine(const uint8_t *scales, const operand *a, const operand *b, 
 
 /* An output may lie over an input, as close before it as the plan allows: the elementwise kernels therefore go from the
  * first address to the last, and read a value before they write the one that may replace it. */
-static void elementwise(const layer *l, const tensor *a, const tensor *b, const tensor *out, int8_t *activations,
-                        const uint8_t *scales, const uint8_t *to_out, combine *combined)
+static void elementwise(const work *w, const uint8_t *to_out, combine *combined)
 {
+    const tensor *a = &w->in, *b = &w->second, *out = &w->out;
+    const uint8_t *scales = w->image + w->layer.parameters_at;
     const row_scale scale = {.multiplier = load_i32(to_out), .shift = load_i32(to_out + 4)};
-    const range outputs = range_of(l, out);
-    const operand first = spread(a, out, activations), second = spread(b, out, activations);
+    const range outputs = range_of(&w->layer, out);
+    const operand first = spread(a, out, w->activations), second = spread(b, out, w->activations);
     const layout all = plan_lines(a, b, out);
     int32_t sums[PART];
     for (uint32_t c = 0; c < all.planes; c++)
         for (uint32_t y = 0; y < all.lines; y++) {
             const int8_t *pa = first.values + c * first.plane + y * first.pitch;
             const int8_t *pb = second.values + c * second.plane + y * second.pitch;
-            int8_t *to = activations + interior(out) + c * out->plane + y * out->pitch;
+            int8_t *to = w->activations + interior(out) + c * out->plane + y * out->pitch;
             for (uint32_t left = all.length, count; left; left -= count) {
                 count = left < PART ? left : PART;
                 combined(scales, &first, &second, pa, pb, sums, count);
@@ -165,62 +163,62 @@ static void product(const uint8_t *scales, const operand *a, const operand *b, c
         *sums++ = (*pa++ - zero_a) * (*pb - zero_b);
 }
 
-/* ADD and SUB: both inputs are brought to a common scale. */
-void run_add(const uint8_t *image, const layer *l, const tensor *a, const tensor *b, const tensor *out,
-             int8_t *activations)
+/* ADD and SUB: both inputs are brought to a common scale. MUL needs none. */
+void run_add(const work *w)
 {
-    const uint8_t *p = image + l->parameters_at;
-    elementwise(l, a, b, out, activations, p, p + 16, l->kind == LAYER_SUB ? difference : sum);
+    if (!run_usual_add(w))
+        elementwise(w, w->image + w->layer.parameters_at + 16, sum);
 }
 
-/* MUL */
-void run_mul(const uint8_t *image, const layer *l, const tensor *a, const tensor *b, const tensor *out,
-             int8_t *activations)
-{
-    const uint8_t *p = image + l->parameters_at;
-    elementwise(l, a, b, out, activations, NULL, p, product);
-}
+void run_sub(const work *w) { elementwise(w, w->image + w->layer.parameters_at + 16, difference); }
+void run_mul(const work *w) { elementwise(w, w->image + w->layer.parameters_at, product); }
 
 /* Every operator of one int8 input alone, as the table of what it makes of -128, -127, ... 127. */
-void run_table(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations)
+void run_table(const work *w)
 {
-    const int8_t *table = (const int8_t *)image + l->parameters_at + 128;
+    const tensor *in = &w->in, *out = &w->out;
+    const int8_t *table = (const int8_t *)w->image + w->layer.parameters_at + 128;
     for (uint32_t c = 0; c < out->channels; c++)
         for (uint32_t y = 0; y < out->height; y++) {
-            const int8_t *from = activations + interior(in) + c * in->plane + y * in->pitch;
-            int8_t *to = activations + interior(out) + c * out->plane + y * out->pitch;
+            const int8_t *from = w->activations + interior(in) + c * in->plane + y * in->pitch;
+            int8_t *to = w->activations + interior(out) + c * out->plane + y * out->pitch;
             for (const int8_t *end = to + out->width; to != end;)
                 *to++ = table[*from++];
         }
 }
 
 /* One input of CONCATENATION, from channel `second` of the output on. The plan may have put it there already. */
-void run_copy(const layer *l, const tensor *in, const tensor *out, int8_t *activations)
+void run_copy(const work *w)
 {
-    if (interior(in) == interior(out) + l->second * out->plane && in->pitch == out->pitch && in->plane == out->plane)
+    const tensor *in = &w->in, *out = &w->out;
+    const uint32_t there = interior(out) + w->layer.second * out->plane;
+    if (interior(in) == there && in->pitch == out->pitch && in->plane == out->plane)
         return;
     for (uint32_t c = 0; c < in->channels; c++)
         for (uint32_t y = 0; y < out->height; y++) {
-            const int8_t *from = activations + interior(in) + c * in->plane + y * in->pitch;
-            int8_t *to = activations + interior(out) + (l->second + c) * out->plane + y * out->pitch;
+            const int8_t *from = w->activations + interior(in) + c * in->plane + y * in->pitch;
+            int8_t *to = w->activations + there + c * out->plane + y * out->pitch;
             for (const int8_t *end = to + out->width; to != end;)
                 *to++ = *from++;
         }
 }
 
 /* MEAN over height and width. */
-void run_mean(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations)
+void run_mean(const work *w)
 {
-    const int32_t multiplier = load_i32(image + l->parameters_at), shift = load_i32(image + l->parameters_at + 4);
+    const layer *l = &w->layer;
+    const tensor *in = &w->in, *out = &w->out;
+    const uint8_t *scale = w->image + l->parameters_at;
+    const int32_t multiplier = load_i32(scale), shift = load_i32(scale + 4);
     const int32_t count = (int32_t)in->height * in->width;
     for (uint32_t c = 0; c < out->channels; c++) {
-        const int8_t *row = activations + interior(in) + c * in->plane;
+        const int8_t *row = w->activations + interior(in) + c * in->plane;
         int32_t sum = 0;
         for (uint32_t y = 0; y < in->height; y++, row += in->pitch)
             for (uint32_t x = 0; x < in->width; x++)
                 sum += row[x];
         const int32_t scaled = requantise(sum - count * in->zero_point, multiplier, shift);
-        activations[interior(out) + c * out->plane] =
+        w->activations[interior(out) + c * out->plane] =
             clamp_i8((int32_t)((uint32_t)scaled + (uint32_t)out->zero_point), l->low, l->high);
     }
 }

@@ -4,10 +4,10 @@
 void put(const row_scale *scale, const range *outputs, const int32_t *sums, uint32_t count, int8_t *to)
 {
     const int32_t *const end = sums + count;
-    if (has_usual_scale(scale, outputs)) {
-        const usual_scale s = usual_scale_of(scale, outputs);
+    if (is_usual(scale, outputs)) {
+        const usual_scale s = usual_of(scale, outputs);
         while (sums != end)
-            *to++ = usual_output(*sums++, s.factor, s.divisor, s.zero_point);
+            *to++ = usual_output(*sums++, &s);
         return;
     }
     while (sums != end) {

@@ -55,10 +55,11 @@ static void softmax(const uint8_t *exponentials, const int8_t *from, uint32_t in
     }
 }
 
-void run_softmax(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations)
+void run_softmax(const work *w)
 {
+    const tensor *in = &w->in, *out = &w->out;
     for (uint32_t y = 0; y < out->height; y++)
         for (uint32_t x = 0; x < out->width; x++)
-            softmax(image + l->parameters_at, activations + interior(in) + y * in->pitch + x, in->plane,
-                    activations + interior(out) + y * out->pitch + x, out->plane, out->channels);
+            softmax(w->image + w->layer.parameters_at, w->activations + interior(in) + y * in->pitch + x, in->plane,
+                    w->activations + interior(out) + y * out->pitch + x, out->plane, out->channels);
 }

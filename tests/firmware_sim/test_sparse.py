@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bare import EXTREMES, inputs, without_borders
-from networks import ADD_SCALES, reference, write
+from networks import ADD_SCALES, conv_layer, reference, write
 
 from entropi.device import Bundle, HeadConfig, measure
 from entropi.device.bundle import Preprocessing
@@ -35,10 +35,13 @@ def sparse_layer(rng, source: Tensor, at: int, number: int, kernel: int, stride:
 
 
 def maps(rng) -> Network:
-    """Convolutions with strides of 1, 2 and 3 of a map that is pooled until it is a single value; sums of two."""
-    tensors, layers, at = {0: Tensor(3, 10, 17, 0.05, -128)}, [], 0
+    """Convolutions with strides of 1, 2 and 3 of a map that is pooled until it is a single value; sums of two. The
+    first one has so many weights that the columns of its input are split."""
+    source, out = Tensor(3, 10, 17, 0.05, -128), Tensor(60, 5, 9, 0.05, 3)
+    tensors, at = {0: source, 1: out}, 0
+    layers = [conv_layer(rng, source, 1, out, (0,), (5, 5), (2, 2), (2, 2), 0.3)]
     while True:
-        source = tensors[at]
+        source, first = tensors[at], len(tensors)
         for kernel, stride in ((3, 1), (5, 2), (3, 2), (1, 1), (3, 3)):
             number = len(tensors)
             tensors[number], layer = sparse_layer(
@@ -48,7 +51,7 @@ def maps(rng) -> Network:
             if kernel == 1:
                 number, like = len(tensors), tensors[number]
                 tensors[number] = Tensor(*like.shape, 0.05, -20)
-                layers.append(Layer(ADD, "add", (at + 1, number - 1), number, -128, 127, scales=(*ADD_SCALES,)))
+                layers.append(Layer(ADD, "add", (first, number - 1), number, -128, 127, scales=(*ADD_SCALES,)))
         if source.height == 1 and source.width == 1:
             return Network(tensors, 0, len(tensors) - 1, layers)
         number, size = len(tensors), [(n + 1) // 2 for n in (source.height, source.width)]
