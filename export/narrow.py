@@ -1,8 +1,7 @@
 """Fewer bits for the weights of sparse layers, in the TFLite model itself, so that every runtime computes the same.
 
 The converter spreads the weights of each row over all of int8. With 5 bits, -15 to 15, the codes of sparse rows are
-shorter, and cores with DSP instructions sum two of their outputs in one register; linear heads learn no worse
-(docs/numerics.md)."""
+shorter, and linear heads learn no worse (docs/numerics.md, results/weight_bits.json)."""
 
 from __future__ import annotations
 

@@ -373,7 +373,7 @@ NOT_INLINED void add_2(const sample_loop *l, uint32_t first) { add(l, first, 2);
 NOT_INLINED void add_1(const sample_loop *l, uint32_t first) { add(l, first, 1); }
 NOT_INLINED void move_5(const sample_loop *l, uint32_t first)
 {
-    if (HAS_DSP && l->classes == 5) /* pointers that only go on */
+    if (ENTROPI_DSP && l->classes == 5) /* pointers that only go on */
         move_five(l, first, 5);
     else
         move_five(l, first, l->classes);
