@@ -30,18 +30,27 @@ from entropi.device.toolchain import CORES, GCC, INCLUDE, NUMERICS, RUNTIME_SOUR
 from entropi.firmware_sim.build import Firmware, build_firmware
 from entropi.firmware_sim.emulator import MODELS, Emulator
 from entropi.firmware_sim.protocol import REPLY_BIT, Command
+from entropi.firmware_sim.qemu import command
 from entropi.firmware_sim.session import FramedDevice
 from entropi.host.provenance import provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 from heads import head_bundle  # noqa: E402
-from qemu import MACHINES, Recorder, answers, command  # noqa: E402
+from qemu import MACHINES, Recorder, answers  # noqa: E402
 
 RESULT = ROOT / "results" / "head_bits.json"
 FEATURES, SEED = 64, 0
 HEAD = HeadConfig(
-    classes=5, batch=2, learning_rate=1.0, weight_decay=1e-3, learning_rate_decay=1e-3, new_classes=1, replay=9, seed=3
+    classes=5,
+    batch=2,
+    learning_rate=1.0,
+    weight_decay=1e-3,
+    learning_rate_decay=1e-3,
+    new_classes=1,
+    replay=9,
+    seed=3,
+    steps=9000,
 )
 HEADS = [replace(HEAD, bytes_per_parameter=n, momentum=0.9 if n > 4 else 0.0) for n in (12, 8, 4, 2)]
 SHORT_MULTIPLY = "-DENTROPI_SHORT_MULTIPLY=1"

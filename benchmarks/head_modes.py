@@ -4,7 +4,8 @@
 
 For every bundle: the paper's arithmetic and our bytes for a head of 5 classes, and the instructions that a sample takes
 on an emulated Cortex-M4F. For every bundle and target: the accuracy of each mode, learned in N orders by plan_head's
-recipe. The features are the bundle's own, from the C runtime. Writes results/head_modes.json.
+recipe, told how many samples come. The features are the bundle's own, from the C runtime. Writes
+results/head_modes.json.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from head_tasks import BATCH, MODES, Task, accuracy, command, parser, spread, tasks
+from head_tasks import BATCH, MODES, Task, accuracy, command, parser, planned, spread, tasks
 
 from entropi.device import describe, measure
 from entropi.device.budget import recipe
@@ -87,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows.append(
             {
                 **task.summary(),
-                "heads": {mode: asdict(recipe(task.classes, mode, BATCH)) for mode in MODES},
+                "heads": {mode: asdict(planned(task, mode)) for mode in MODES},
                 "accuracy": {mode: {"each": found[mode], **spread(found[mode])} for mode in MODES},
                 "lost_against_12": lost,
                 "aims_met": {mode: lost[mode]["mean"] <= most for mode, most in AIMS.items()},

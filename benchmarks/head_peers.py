@@ -2,14 +2,14 @@
 
     python benchmarks/head_peers.py BUNDLE ... --targets SPEC ... [--features FOLDER] [--seeds N]
 
-For every bundle and target: ours (8, 4 and 2 bytes a parameter, by plan_head's recipe), PyTorch's SGD, SGD with
-momentum and Adam, all with cosine decay, scikit-learn's SGDClassifier.partial_fit, and LiteRT's training signatures.
-The others get the features standardised as ours, and a grid of settings each; the best is the one of highest accuracy
-on a random fifth of the train split, learned from the rest, on average over fifths that hold 1,000 samples together, or
-five. It is then learned from the whole train split in all N orders, and graded on the test split. Ours has one setting
-for all targets, which head_recipe.py chose on such fifths. Times are those of a whole lesson from Python, calls
-included, as ratios to ours with 8 bytes in the same order. Writes results/head_peers.json; fails where the best rate of
-a way lies at an edge of its grid.
+For every bundle and target: ours (8, 4 and 2 bytes a parameter, by plan_head's recipe, told how many samples come, and
+8 bytes not told), PyTorch's SGD, SGD with momentum and Adam, all with cosine decay over the samples that come, scikit-
+learn's SGDClassifier.partial_fit, and LiteRT's training signatures. The others get the features standardised as ours,
+and a grid of settings each; the best is the one of highest accuracy on a random fifth of the train split, learned from
+the rest, on average over fifths that hold 1,000 samples together, or five. It is then learned from the whole train
+split in all N orders, and graded on the test split. Ours has one setting for all targets, which head_recipe.py chose on
+such fifths. Times are those of a whole lesson from Python, calls included, as ratios to ours with 8 bytes in the same
+order. Writes results/head_peers.json; fails where the best rate of a way lies at an edge of its grid.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from ai_edge_litert.interpreter import Interpreter
-from head_tasks import BATCH, Task, command, held_out, learned, parser, spread, tasks
+from head_tasks import BATCH, Task, command, held_out, learned, parser, planned, spread, tasks
 from sklearn.linear_model import SGDClassifier
 
-from entropi.device import measure
+from entropi.device import HeadConfig, measure
 from entropi.device.budget import recipe
 from entropi.device.files import write_json
 from entropi.export.train_signatures import train_signatures
@@ -84,21 +84,24 @@ def ours(task: Task) -> list[Peer]:
     size = task.classes * task.train.features.shape[1]
     updates = {8: 2 / BATCH, 4: 0, 2: 1 / BATCH}  # multiply-adds a parameter for a sample's share of a step
 
-    def peer(mode: int) -> Peer:
-        head = recipe(task.classes, mode, BATCH)
+    def not_told(task: Task, mode: int) -> HeadConfig:
+        return recipe(task.classes, mode, BATCH)
+
+    def peer(mode: int, plan: Callable[[Task, int], HeadConfig] = planned, which: str = "") -> Peer:
+        head = plan(task, mode)
         need = measure(task.bundle.image, head)
 
         def run(lesson: Lesson, seed: int) -> tuple[float, float]:
             started = time.perf_counter()
-            device = learned(lesson.task, head, seed)
+            device = learned(lesson.task, plan(lesson.task, mode), seed)
             seconds = time.perf_counter() - started
             return 100 * grade(device, lesson.task.test), seconds
 
         parts = {part: getattr(need, part) for part in ("weights", "momentum", "gradient", "batch", "learning")}
-        name = f"ours, {mode} bytes a parameter"
+        name = f"ours, {mode} bytes a parameter{which}"
         return Peer(name, {"rate": head.learning_rate}, run, parts, (2 + updates[mode]) * size)
 
-    return [peer(mode) for mode in OURS]
+    return [*map(peer, OURS), peer(OURS[0], not_told, ", not told how many samples")]
 
 
 OPTIMISERS = {

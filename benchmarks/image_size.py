@@ -1,9 +1,10 @@
 """Bytes of the device image against the Shannon bound of its weights, and instructions an image on the emulated board.
 
-    python benchmarks/image_size.py SOURCE [SOURCE ...] --images SPEC [--alpha A] [--board BOARD]
+    python benchmarks/image_size.py SOURCE [SOURCE ...] --images SPEC [--alpha A] [--board BOARD] [--weight-bits N]
 
 A SOURCE is a ladder, whose rung nearest to alpha is taken, or resnet18_trial_rung_alpha0.0075.npz: a ResNet18 with
-NAME.shape, NAME.index and NAME.value for every convolution. SPEC names the images that set the integer ranges. Writes
+NAME.shape, NAME.index and NAME.value for every convolution. SPEC names the images that set the integer ranges. Weights
+of sparse layers have N bits; bytes stand beside the bound of these weights and of the converter's 8-bit ones. Writes
 results/image_size.json.
 """
 
@@ -25,7 +26,8 @@ from entropi.device.session import HeadConfig
 from entropi.export import tflite
 from entropi.export.graph import from_module
 from entropi.export.image import Centering, write_image
-from entropi.export.integer import CONV, Network
+from entropi.export.integer import CONV, Layer, Network
+from entropi.export.narrow import WEIGHT_BITS, narrow
 from entropi.export.reader import from_tflite
 from entropi.export.rows import forms, shannon_bound
 from entropi.firmware_sim import Simulator
@@ -54,8 +56,8 @@ def trial_rung(path: Path) -> nn.Module:
     return model.eval()
 
 
-def quantised(source: Path, alpha: float, images: np.ndarray) -> tuple[str, Network]:
-    """A source's name and integer network; images are uint8 [N, 3, H, W]."""
+def quantised(source: Path, alpha: float, images: np.ndarray) -> tuple[str, bytes]:
+    """A source's name and int8 TFLite model; images are uint8 [N, 3, H, W]."""
     if source.is_dir():
         rung = min(Ladder.open(source), key=lambda r: abs(math.log(r.alpha / alpha)))
         name, encoder, mean, std = f"{rung.name}, alpha {rung.alpha:.4f}", rung.encoder(), rung.mean, rung.std
@@ -63,30 +65,37 @@ def quantised(source: Path, alpha: float, images: np.ndarray) -> tuple[str, Netw
         name, encoder, mean, std = source.stem, trial_rung(source), CIFAR_MEAN, CIFAR_STD
     column = (-1, 1, 1)
     inputs = ((images / 255 - np.reshape(mean, column)) / np.reshape(std, column)).astype(np.float32)
-    return name, from_tflite(tflite.convert(from_module(encoder, images.shape[1:]), inputs))
+    return name, tflite.convert(from_module(encoder, images.shape[1:]), inputs)
 
 
-def compare(network: Network, board: str) -> dict:
+def compare(model: bytes, weight_bits: int, board: str) -> dict:
     """What the weights take in every form, and the image under either aim."""
-    convolutions = [layer for layer in network.layers if layer.kind == CONV]
-    ways = [forms(layer.weight) for layer in convolutions]
-    bound = sum(shannon_bound(layer.weight) for layer in convolutions)
+    whole, network = from_tflite(model), from_tflite(narrow(model, weight_bits))
+    ways = [forms(layer.weight) for layer in _convolutions(network)]
+    bounds = {"bound": _bound(network), "bound_of_8_bits": _bound(whole)}
     return {
-        "nonzeros": int(sum(np.count_nonzero(layer.weight) for layer in convolutions)),
-        "bound_bytes": round(bound),
+        "nonzeros": int(sum(np.count_nonzero(layer.weight) for layer in _convolutions(network))),
+        **{f"{name}_bytes": round(bound) for name, bound in bounds.items()},
         "weight_bytes_by_form": {w[0].name: sum(form.bytes for form in w) for w in zip(*ways, strict=True)},
-        "optimize": {aim: _image(network, aim, bound, board) for aim in ("size", "speed")},
+        "optimize": {aim: _image(network, aim, bounds, board) for aim in ("size", "speed")},
     }
 
 
-def _image(network: Network, aim: str, bound: float, board: str) -> dict:
+def _convolutions(network: Network) -> list[Layer]:
+    return [layer for layer in network.layers if layer.kind == CONV]
+
+
+def _bound(network: Network) -> float:
+    return sum(shannon_bound(layer.weight) for layer in _convolutions(network))
+
+
+def _image(network: Network, aim: str, bounds: dict[str, float], board: str) -> dict:
     out = network.tensors[network.output]
     image, reports = write_image(network, Centering(np.zeros(out.channels * out.height * out.width, np.int8), 1.0), aim)
-    convolutions = [layer for layer in network.layers if layer.kind == CONV]
     stored = [r for r in reports if r.encoding]
     weights = 0
     layers = []
-    for layer, r in zip(convolutions, stored, strict=True):
+    for layer, r in zip(_convolutions(network), stored, strict=True):
         form = next(form for form in forms(layer.weight) if form.name == r.encoding)
         weights += form.bytes
         layers.append(
@@ -106,9 +115,9 @@ def _image(network: Network, aim: str, bound: float, board: str) -> dict:
     macs = sum(r.nonzeros * r.shape[1] * r.shape[2] for r in stored)
     return {
         "weight_bytes": weights,
-        "weights_over_bound": round(weights / bound, 4),
+        **{f"weights_over_{name}": round(weights / bound, 4) for name, bound in bounds.items()},
         "image_bytes": len(image),
-        "image_over_bound": round(len(image) / bound, 4),
+        **{f"image_over_{name}": round(len(image) / bound, 4) for name, bound in bounds.items()},
         "instructions": instructions,
         "instructions_a_nonzero_mac": round(instructions / macs, 3),
         "encoder_ram_bytes": cost["arena"]["encoder"],
@@ -123,16 +132,18 @@ def main() -> None:
     parser.add_argument("--images", required=True, metavar="SPEC", help="such as npz:cifar10.npz")
     parser.add_argument("--alpha", type=float, default=0.0075)
     parser.add_argument("--board", default="nucleo-f446re")
+    parser.add_argument("--weight-bits", type=int, default=WEIGHT_BITS)
     options = parser.parse_args()
     images = data.load(options.images).train.images[:CALIBRATION_IMAGES]
-    rungs = dict(quantised(source, options.alpha, images) for source in options.sources)
+    models = dict(quantised(source, options.alpha, images) for source in options.sources)
     result = {
         "command": "python benchmarks/image_size.py "
         + " ".join(source.name for source in options.sources)
-        + f" --images {options.images.rpartition('/')[2]} --alpha {options.alpha} --board {options.board}",
-        "claim": "weights at most 1.10 and the image at most 1.35 times the Shannon bound of the weights",
+        + f" --images {options.images.rpartition('/')[2]} --alpha {options.alpha} --board {options.board}"
+        + f" --weight-bits {options.weight_bits}",
+        "claim": "weights at most 1.10 times their Shannon bound, the image at most 1.35 times that of 8-bit weights",
         **provenance(*PACKAGES),
-        "rungs": {name: compare(network, options.board) for name, network in rungs.items()},
+        "rungs": {name: compare(model, options.weight_bits, options.board) for name, model in models.items()},
     }
     write_json(ROOT / "results" / "image_size.json", result)
 

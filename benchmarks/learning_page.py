@@ -140,11 +140,12 @@ def bits(content: dict) -> str:
 
 
 def recipes(content: dict) -> str:
-    """Mean accuracy on the validation samples by learning rate and the samples after which it is half."""
-    means = {(row["rate"], row["halved_after"]): row["mean_accuracy"] for row in content["grid"]}
-    rates, halved = (sorted({pair[i] for pair in means}) for i in (0, 1))
-    lines = ((f"{rate:g}", *(f"{means[rate, h]:.2f}" for h in halved)) for rate in rates)
-    return markdown(("rate", *(f">half after {h:,}" for h in halved)), lines)
+    """Mean accuracy on the validation samples by learning rate and the samples after which it is half or 0."""
+    means = {(row["rate"], row["halved_after"]): f"{row['mean_accuracy']:.2f}" for row in content["grid"]}
+    rates = sorted({rate for rate, _ in means})
+    halved = sorted({h for _, h in means if h})
+    lines = ((f"{rate:g}", *(means.get((rate, h), "") for h in (*halved, None))) for rate in rates)
+    return markdown(("rate", *(f">half after {h:,}" for h in halved), ">0 at the end"), lines)
 
 
 def new_classes(content: dict) -> str:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import cache
 
 from entropi.device.session import DeviceError, HeadConfig, Need
-from entropi.device.toolchain import RUNTIME_SOURCES, build_shared
+from entropi.device.toolchain import KERNELS_SOURCE, RUNTIME_SOURCES, build_shared
 
 
 class CInfo(c.Structure):
@@ -21,6 +21,7 @@ class CInfo(c.Structure):
         ("input_zero_point", c.c_int8),
         ("stored_weights", c.c_uint32),
         ("macs", c.c_uint32),
+        ("kernels", c.c_uint32),
     ]
 
 
@@ -32,6 +33,7 @@ class CHeadConfig(c.Structure):
         ("new_classes", c.c_uint16),
         ("replay", c.c_uint16),
         ("seed", c.c_uint32),
+        ("steps", c.c_uint32),
         ("learning_rate", c.c_float),
         ("momentum", c.c_float),
         ("weight_decay", c.c_float),
@@ -104,6 +106,7 @@ class ImageInfo:
     input_zero_point: int
     stored_weights: int
     macs: int
+    kernels: int
 
 
 def refusal(status: str, need: Need | None = None) -> DeviceError:
@@ -127,6 +130,7 @@ def refusal(status: str, need: Need | None = None) -> DeviceError:
         "E_DAMAGED": "the stored head is damaged, as by a power cut during the very first save; learn and save again",
         "E_FOREIGN": "the stored head belongs to another image, number of classes or width of weights; open the image "
         "and head that it was saved from, or learn and save again",
+        "E_KERNEL": "the firmware was built for another image and lacks a kernel of this one; build it again",
     }
     return DeviceError(f"{status}: {meanings.get(status, 'unknown status')}", status, need)
 
@@ -144,7 +148,7 @@ def raise_for(status: int, need: CNeed | None = None) -> None:
 def c_head(head: HeadConfig) -> CHeadConfig:
     """A head configuration as C has it. Raises DeviceError where a number does not fit its field."""
     limits = dict.fromkeys(("classes", "batch", "bytes_per_parameter", "new_classes", "replay"), 0xFFFF)
-    for name, most in (limits | {"seed": 0xFFFFFFFF}).items():
+    for name, most in (limits | dict.fromkeys(("seed", "steps"), 0xFFFFFFFF)).items():
         value = getattr(head, name)
         if not 0 <= value <= most:
             raise DeviceError(f"E_ARGUMENT: {name} {value} is outside 0..{most}", "E_ARGUMENT")
@@ -156,6 +160,18 @@ def describe(image: bytes) -> ImageInfo:
     info = CInfo()
     raise_for(library().entropi_describe(image, c.c_size_t(len(image)), c.byref(info)))
     return ImageInfo(**{name: getattr(info, name) for name, _ in CInfo._fields_})
+
+
+def kernels_source(image: bytes) -> str:
+    """kernels.c with those kernels alone that an image needs. Raises DeviceError (E_IMAGE, E_VERSION)."""
+    needed, number, lines = describe(image).kernels, 0, []
+    for line in KERNELS_SOURCE.read_text().splitlines(keepends=True):
+        if " = run_" in line:
+            number += 1
+            if not needed >> (number - 1) & 1:
+                continue
+        lines.append(line)
+    return "".join(lines)
 
 
 def record_bytes(need: Need) -> int:

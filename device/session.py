@@ -25,6 +25,7 @@ class HeadConfig:
     new_classes: int = 0
     replay: int = 0
     seed: int = 0
+    steps: int = 0
 
 
 @dataclass(frozen=True)

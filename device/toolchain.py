@@ -16,6 +16,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 INCLUDE = HERE / "include"
 RUNTIME_SOURCES = tuple(sorted((HERE / "src").glob("*.c")))
+KERNELS_SOURCE = HERE / "src" / "kernels.c"  # one of them; library.kernels_source makes that of an image
 
 WARNINGS = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-Wpedantic")
 NUMERICS = ("-ffp-contract=off",)

@@ -26,6 +26,7 @@ from entropi.export.flat import int8_ends
 from entropi.export.graph import from_module
 from entropi.export.image import Centering, LayerReport, Optimize, write_image
 from entropi.export.integer import Network, Tensor
+from entropi.export.narrow import INT8_BITS, WEIGHT_BITS, check_bits, narrow
 from entropi.export.onnx import check_int8_onnx, check_onnx, quantise_onnx, write_onnx
 from entropi.export.plan import peak, plan
 from entropi.export.quality import MAX_DROP, grade, layer_noise, refuse
@@ -83,6 +84,7 @@ def export_encoder(
     *,
     max_drop: float = MAX_DROP,
     optimize: Optimize = "size",
+    weight_bits: int = WEIGHT_BITS,
     train_head: HeadConfig | None = None,
 ) -> Bundle:
     """Write a bundle to the folder `out`, which is left as it was when anything fails.
@@ -91,10 +93,12 @@ def export_encoder(
     and the head's centring; up to 1,024 others judge it. The device image is run on 100 of these against tflite-micro
     and has to give the same bytes. `on_stage` is told what is being done. `max_drop` is how many points of accuracy
     int8 may cost the head that the device trains, on the held-out images, where they have labels. `optimize` is
-    write_image's. With `train_head` encoder_train.tflite is written, too: a LiteRT model that trains this head.
-    Raises ValueError (calibration of the wrong shape), UnsupportedError, ConversionError, ImageError, OnnxError,
-    CheckError or QualityError.
+    write_image's; `weight_bits`, 3 to 8, are what a weight of a sparse layer has (narrow). With `train_head`
+    encoder_train.tflite is written, too: a LiteRT model that trains this head.
+    Raises ValueError (calibration of the wrong shape, weight_bits), UnsupportedError, ConversionError, ImageError,
+    OnnxError, CheckError or QualityError.
     """
+    check_bits(weight_bits)
     images = _draw(calibration, source.input_shape)
     on_stage("folding batch norm")
     module = source.encoder().eval()
@@ -113,7 +117,7 @@ def export_encoder(
         onnx_int8_cosine = check_int8_onnx(stage / ONNX_INT8, stage / ONNX, inputs, features)
 
         on_stage("int8 TFLite")
-        model = tflite.convert(graph, seen)
+        model = narrow(tflite.convert(graph, seen), weight_bits)
 
         on_stage("device image")
         whole = from_tflite(model)
@@ -135,6 +139,7 @@ def export_encoder(
         noise = layer_noise(graph, inputs[:GOLDEN_IMAGES], whole, activations)
         report = {
             "name": source.name,
+            "weight_bits": weight_bits,
             "checks": {
                 "onnx_runtime_largest_relative_difference": onnx_difference,
                 "onnx_int8_cosine": onnx_int8_cosine,
@@ -164,6 +169,7 @@ def export_model(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     optimize: Optimize = "size",
+    weight_bits: int = INT8_BITS,
     train_head: HeadConfig | None = None,
 ) -> Bundle:
     """Write a bundle of an int8 TFLite model, whose output becomes the features, to the folder `out`, which is left as
@@ -172,13 +178,18 @@ def export_model(
     A QUANTIZE at its input and a DEQUANTIZE at its output are taken off. `mean` and `std`, of one value or one a
     channel, say how it wants its pixels, (pixel / 255 - mean) / std; without them int8 input = pixel - 128, as a model
     that was calibrated with all shades has it. `images` set the head's centring; without them random inputs do.
-    `optimize` and `train_head` as in export_encoder.
-    Raises ValueError (images of the wrong shape, mean or std of the wrong length), UnsupportedError, ConversionError,
-    ImageError or CheckError.
+    `optimize`, `weight_bits` and `train_head` as in export_encoder, but with 8 bits the weights stay as they are.
+    Raises ValueError (images of the wrong shape, mean or std of the wrong length, weight_bits), UnsupportedError,
+    ConversionError, ImageError or CheckError.
     """
+    check_bits(weight_bits)
     on_stage("reading")
     model = int8_ends(model)
-    network, removed = remove(from_tflite(model))
+    whole = from_tflite(model)
+    if weight_bits < INT8_BITS:
+        model = narrow(model, weight_bits)
+        whole = from_tflite(model)
+    network, removed = remove(whole)
     first = network.tensors[network.input]
     preprocessing = _preprocessing(first, mean, std)
     if images is None:
@@ -196,7 +207,7 @@ def export_model(
         if train_head is not None:
             on_stage("a head for LiteRT")
             _write_head(stage, train_head, _encode(image, preprocessing, seen))
-        report = {"name": name, "checks": _equal(golden, held_out)}
+        report = {"name": name, "weight_bits": weight_bits, "checks": _equal(golden, held_out)}
         report |= _savings(model, network, removed, optimize)
         _write(stage, model, image, layers, preprocessing, golden, report)
     return Bundle.open(out)

@@ -14,7 +14,7 @@ from entropi.export.plan import Optimize, Place, plan
 from entropi.export.rows import DENSE, Form, encode_scales, forms, row_scales, shannon_bound
 
 MAGIC = b"ENTR"
-VERSION = 4
+VERSION = 5
 HEADER = struct.Struct("<4sHHIHHHHIIIffIIIb3xII")
 TENSOR = struct.Struct("<IHHHBBBBbx")
 LAYER = struct.Struct("<BBHHHBBBBBBBBHbbIII")

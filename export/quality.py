@@ -94,5 +94,6 @@ def refuse(grade: Grade, noise: dict[str, float], max_drop: float) -> None:
         f"int8 costs the head that the device trains {grade.drop:.1f} ± {100 * grade.error:.1f} points "
         f"({grade.float32:.1%} to {grade.int8:.1%} on {grade.images} held-out images) and --max-drop allows "
         f"{max_drop:g}; most noise: {named}; "
-        "bring more or other calibration images, choose another rung, or allow more"
+        "bring more or other calibration images, leave sparse weights as fine as others are (--weight-bits 8), choose "
+        "another rung, or allow more"
     )

@@ -19,15 +19,16 @@ from entropi.export.integer import Layer, requantise
 DENSE, PAIRS, RICE = range(3)
 ENCODING_NAMES = ("dense", "pairs", "rice")
 LONGEST_PAIR = 255
-MAX_RICE = 16  # most zeros and remainder bits of one code
-VALUE_BITS = 8
+FORM_BYTES = 2  # before a sparse list: the Rice parameter, the bits of a value
+LEAST_VALUE_BITS = 2
+MOST_CODE_BITS = 25
 SHIFT_BYTE = 8  # in place of a number of bits: the shift has a byte of its own
 LOWEST_FILLER_SHIFT = -15
 
 # What an entry costs a Cortex-M4F: decoding, a multiplication at one of many output positions, all of them at least.
-# From host/costs.json: tiles of 8 positions, and single ones, with the toolchain's compiler and flags.
-INSTRUCTIONS = {DENSE: (0, 4.6, 9), PAIRS: (7, 3.5, 7), RICE: (20, 3.5, 7)}
-POINTWISE = (0, 3.6, 6.5)  # a dense one of a 1x1 kernel, for which the kernels have one loop instead of three
+# Measured on layers of 64 to 256 channels on 8x8 to 1x1 maps, with the toolchain's compiler and flags.
+INSTRUCTIONS = {DENSE: (0, 1.4, 1.7), PAIRS: (5.3, 1.75, 1.75), RICE: (21, 1.75, 1.75)}
+DEPTHWISE = (0, 2.2, 12)  # a dense one where an output channel reads one input channel
 
 RowScale = int | tuple[int, int, int]  # the constant that the row puts out; or bias, multiplier, shift
 
@@ -35,14 +36,14 @@ RowScale = int | tuple[int, int, int]  # the constant that the row puts out; or 
 @dataclass(frozen=True)
 class Form:
     """One way to store a layer's weights. `entries` [rows] counts the weights that are stored of each row, entries of
-    value 0 included; `bytes` is the length of what `encode` returns; `pointwise` says that it is dense, for a 1x1
-    kernel."""
+    value 0 included; `bytes` is the length of what `encode` returns; `depthwise` says that it is dense, each row for
+    one input channel."""
 
     encoding: int
     entries: np.ndarray
     bytes: int
     encode: Callable[[], bytes]
-    pointwise: bool = False
+    depthwise: bool = False
 
     @property
     def name(self) -> str:
@@ -52,7 +53,7 @@ class Form:
         """About how many instructions an image the weights take on a Cortex-M4F, the output map having so many
         positions: each entry is decoded once and multiplied at every position. What all forms have in common is left
         out."""
-        decode, multiply, least = POINTWISE if self.pointwise else INSTRUCTIONS[self.encoding]
+        decode, multiply, least = DEPTHWISE if self.depthwise else INSTRUCTIONS[self.encoding]
         return round(int(self.entries.sum()) * (decode + max(multiply * positions, least)))
 
 
@@ -74,9 +75,14 @@ def forms(weight: np.ndarray) -> tuple[Form, Form, Form]:
     """Every way to store int8 weights [rows, inputs of a group, kernel height, kernel width], by its encoding."""
     rows = len(weight)
     flat = weight.transpose(0, 2, 3, 1).reshape(-1)
-    pointwise = weight.shape[2:] == (1, 1)
-    dense = Form(DENSE, np.full(rows, flat.size // rows), flat.size, weight.tobytes, pointwise)
+    dense = Form(DENSE, np.full(rows, flat.size // rows), flat.size, weight.tobytes, weight.shape[1] == 1)
     return dense, _pairs(flat, rows), _rice(flat, rows)
+
+
+def value_bits(weight: np.ndarray) -> int:
+    """The fewest bits in which every int8 weight is a two's complement number, as sparse forms store them."""
+    most = int(np.where(weight < 0, ~weight, weight).max(initial=0))
+    return max(most.bit_length() + 1, LEAST_VALUE_BITS)
 
 
 def _entries(flat: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
@@ -102,29 +108,32 @@ def _pairs(flat: np.ndarray, rows: int) -> Form:
     distances, values = _entries(flat, LONGEST_PAIR)
 
     def encode() -> bytes:
-        return np.stack([values, distances.astype(np.uint8)], axis=1).tobytes()
+        pairs = np.stack([values, distances.astype(np.uint8)], axis=1).tobytes()
+        return bytes([0, value_bits(flat)]) + pairs
 
-    return Form(PAIRS, _in_rows(distances, flat.size // rows, rows), 2 * len(values), encode)
+    return Form(PAIRS, _in_rows(distances, flat.size // rows, rows), FORM_BYTES + 2 * len(values), encode)
 
 
 def _rice(flat: np.ndarray, rows: int) -> Form:
     """Rice codes with the parameter k that takes the fewest bits; it is near the logarithm of the mean distance."""
 
     def coded(k: int) -> tuple[int, int, np.ndarray, np.ndarray, np.ndarray]:
-        distances, values = _entries(flat, (MAX_RICE + 1 - k) << k)
-        lengths = ((distances - 1) >> k) + (1 + k + VALUE_BITS)
+        distances, values = _entries(flat, (longest + 1 - k) << k)
+        lengths = ((distances - 1) >> k) + (1 + k + bits)
         return int(lengths.sum()), k, distances, values, lengths
 
-    near = min((flat.size // (int(np.count_nonzero(flat)) + 1)).bit_length(), MAX_RICE)
-    bits, k, distances, values, lengths = min(map(coded, range(max(near - 3, 0), near + 1)), key=lambda c: c[0])
+    bits = value_bits(flat)
+    longest = MOST_CODE_BITS - 1 - bits  # zeros and remainder bits of one code
+    near = min((flat.size // (int(np.count_nonzero(flat)) + 1)).bit_length(), longest)
+    length, k, distances, values, lengths = min(map(coded, range(max(near - 3, 0), near + 1)), key=lambda c: c[0])
 
     def encode() -> bytes:
-        codes = (1 << k | (distances - 1) & ((1 << k) - 1)) << VALUE_BITS | values
-        places = np.arange(MAX_RICE + VALUE_BITS, -1, -1)
+        codes = (1 << k | (distances - 1) & ((1 << k) - 1)) << bits | values & ((1 << bits) - 1)
+        places = np.arange(MOST_CODE_BITS - 1, -1, -1)
         stream = (codes[:, None] >> places & 1).astype(np.uint8)
-        return bytes([k]) + np.packbits(stream[places < lengths[:, None]]).tobytes()
+        return bytes([k, bits]) + np.packbits(stream[places < lengths[:, None]]).tobytes()
 
-    return Form(RICE, _in_rows(distances, flat.size // rows, rows), 1 + -(-bits // 8), encode)
+    return Form(RICE, _in_rows(distances, flat.size // rows, rows), FORM_BYTES + -(-length // 8), encode)
 
 
 def row_scales(layer: Layer, zero_point: int, entries: np.ndarray) -> list[RowScale]:

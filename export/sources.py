@@ -6,7 +6,8 @@ from importlib.metadata import distribution, version
 from pathlib import Path
 
 from entropi.device.files import write_atomically
-from entropi.device.toolchain import INCLUDE, RUNTIME_SOURCES
+from entropi.device.library import kernels_source
+from entropi.device.toolchain import INCLUDE, KERNELS_SOURCE, RUNTIME_SOURCES
 from entropi.export.c_source import c_header, c_source
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -22,6 +23,7 @@ def write_sources(out: Path, image: bytes) -> list[Path]:
     files = {f"src/{path.name}": path.read_bytes() for path in runtime}
     files["src/entropi_image.c"] = c_source(image).encode()
     files["src/entropi_image.h"] = c_header(image).encode()
+    files[f"src/{KERNELS_SOURCE.name}"] = kernels_source(image).encode()
     files["src/LICENSE"] = licence().encode()
     sources = "\n".join(f"  {name}" for name in sorted(files) if name.endswith(".c"))
     for path in TEMPLATES.rglob("*.*"):

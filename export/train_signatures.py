@@ -81,7 +81,7 @@ def _on_the_device(
     count = len(centering.centers)
     image, _ = write_image(Network({0: Tensor(count, 1, 1, 1.0, 0)}, 0, 0), centering)
     bundle = Bundle(Path(), image, {}, Preprocessing((0.0,) * count, (1.0,) * count, 1.0, 0))
-    head = replace(head, bytes_per_parameter=12, learning_rate_decay=0.0, new_classes=0, replay=0)
+    head = replace(head, bytes_per_parameter=12, learning_rate_decay=0.0, steps=0, new_classes=0, replay=0)
     device = HostDevice(bundle, measure(image, head).total, head=head)
     losses = [device.learn_features(sample, int(label)) for sample, label in zip(features, labels, strict=True)]
     device.flush()

@@ -12,8 +12,10 @@ from pathlib import Path
 
 from elftools.elf.elffile import ELFFile
 
+from entropi.device.library import kernels_source
 from entropi.device.toolchain import (
     CORES,
+    KERNELS_SOURCE,
     RUNTIME_SOURCES,
     ZIG,
     Compiler,
@@ -25,7 +27,7 @@ from entropi.firmware_sim.boards import Board, BoardError, Memory
 
 FIRMWARE = Path(__file__).resolve().parent / "firmware"
 PORT, FLASH = FIRMWARE / "port_semihosting.c", FIRMWARE / "flash.c"
-SOURCES = (*sorted(set(FIRMWARE.glob("*.c")) - {PORT, FLASH}), *RUNTIME_SOURCES)
+SOURCES = (*sorted(set(FIRMWARE.glob("*.c")) - {PORT, FLASH}), *sorted(set(RUNTIME_SOURCES) - {KERNELS_SOURCE}))
 STACK_MINIMUM = 2048  # bytes of RAM kept for the stack at least; the rest of RAM is the stack's too
 NUMBER_BYTES = 2  # of a layer or a label, in front of an input or features
 COMMAND_BYTES = 64  # the longest command without input or features, rounded up
@@ -97,8 +99,11 @@ def build_firmware(
         raise BoardError(f"a frame of {frame} bytes exceeds {FRAME_LIMIT}; export with a smaller input")
     sizes = {"arena": arena_bytes, "frame": frame, "features": feature_bytes, "stack": STACK_MINIMUM}
     compile_one = partial(compile_object, CORES[board.core], compiler=compiler)
-    with ThreadPoolExecutor() as pool:
-        objects = list(pool.map(lambda source: compile_one(source, FIRMWARE), (*SOURCES, port, flash)))
+    with ThreadPoolExecutor() as pool, tempfile.TemporaryDirectory(prefix="entropi-") as folder:
+        kernels = Path(folder) / KERNELS_SOURCE.name
+        kernels.write_text(kernels_source(image))
+        sources = (*SOURCES, port, flash, kernels)
+        objects = list(pool.map(lambda source: compile_one(source, FIRMWARE, KERNELS_SOURCE.parent), sources))
     slot = -(-record_bytes // board.flash_page) * board.flash_page if board.flash_page else 0
     return link(board, objects, image, sizes, slot, compiler)
 

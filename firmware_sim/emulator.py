@@ -77,9 +77,8 @@ class Counter(ctypes.Structure):
 def cpu_model(board: Board) -> int:
     """Unicorn's model of a board's core. Raises BoardError where it has none."""
     if board.core not in MODELS:
-        alternative = f"; qemu-system-arm -M {board.qemu} runs its firmware" if board.qemu else ""
         raise BoardError(
-            f"{board.name}: {board.core} is not emulated here; choose a board with {', '.join(MODELS)}{alternative}"
+            f"{board.name}: instructions of {board.core} are not counted here; choose a board with {', '.join(MODELS)}"
         )
     return MODELS[board.core]
 

@@ -16,8 +16,9 @@ from entropi.device.toolchain import CORES
 from entropi.device.units import parse_bytes
 from entropi.firmware_sim.boards import Board, board
 from entropi.firmware_sim.build import build_firmware
-from entropi.firmware_sim.emulator import INSTRUCTION_LIMIT, Emulator
+from entropi.firmware_sim.emulator import INSTRUCTION_LIMIT, MODELS, Emulator
 from entropi.firmware_sim.protocol import CLOSED, Command, Link, LinkError, Reply, Transport
+from entropi.firmware_sim.qemu import Qemu, check_emulated
 
 HEAD_CHUNK = 40  # of the head's parameters read in one frame; main.c answers no more
 
@@ -182,8 +183,9 @@ class FramedDevice(Device):
         head = self.head_config
         try:
             payload = struct.pack(
-                "<5HI4fI", head.classes, head.batch, head.bytes_per_parameter, head.new_classes, head.replay, head.seed,
-                head.learning_rate, head.momentum, head.weight_decay, head.learning_rate_decay, arena_bytes,
+                "<5H2I4fI", head.classes, head.batch, head.bytes_per_parameter, head.new_classes, head.replay,
+                head.seed, head.steps, head.learning_rate, head.momentum, head.weight_decay, head.learning_rate_decay,
+                arena_bytes,
             )  # fmt: skip
         except struct.error:
             raise refusal("E_ARGUMENT") from None
@@ -228,9 +230,10 @@ class Simulator(FramedDevice):
     """An emulated board that runs the real firmware: the session that a board would have, to the byte and instruction.
 
     `bundle` is a Bundle or its folder, `board` a name of `boards()`, a .toml file or a Board, `budget` the bytes of
-    arena or text such as "48KiB". Without `head`, plan_head picks the best head that fits, told `options`. Raises
-    BoardError when the board's flash or RAM is too small, DeviceError when the runtime refuses, FaultError (a
-    DeviceError) when the firmware faults or takes more than `instruction_limit` instructions for one command.
+    arena or text such as "48KiB". Without `head`, plan_head picks the best head that fits, told `options`. A core that
+    Unicorn lacks runs in QEMU, where instructions are not counted. Raises BoardError when the board's flash or RAM is
+    too small or no emulator has its core, DeviceError when the runtime refuses, FaultError (a DeviceError) when the
+    firmware faults or takes more than `instruction_limit` instructions for one command.
     """
 
     def __init__(
@@ -246,6 +249,7 @@ class Simulator(FramedDevice):
         bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         arena = parse_bytes(budget)
         self.board = _board(board)
+        check_emulated(self.board)
         if head is None:
             plan = plan_head(bundle.image, arena, classes, **options)
             head, self.gave_up = plan.head, plan.gave_up
@@ -253,7 +257,9 @@ class Simulator(FramedDevice):
         inputs = info.channels * info.height * info.width
         record = record_bytes(measure(bundle.image, head))
         self.firmware = build_firmware(bundle.image, self.board, arena, inputs, info.features, record)
-        self.emulator = Emulator(self.board, self.firmware.elf, instruction_limit)
+        self._counts = self.board.core in MODELS
+        elf = self.firmware.elf
+        self.emulator = Emulator(self.board, elf, instruction_limit) if self._counts else Qemu(self.board, elf)
         super().__init__(bundle, self.emulator, head, arena)
 
     def power_on(self) -> None:
@@ -262,15 +268,21 @@ class Simulator(FramedDevice):
         self.emulator.power_on()
         self._connect(self.emulator)
 
+    def close(self) -> None:
+        super().close()
+        if not self._counts:
+            self.emulator.close()
+
     def footprint(self) -> dict:
         """Everything the session costs the board, as a JSON-able dict.
 
         `arena`, `flash` and `ram` are bytes by part (`given` is what the board has, `slots` what keeps learned heads
         in flash that `total`, the firmware, leaves free), `stack` bytes used at most
         since reset of those given, `instructions` by kind of call: those of the C function, and about 20 that read
-        the clock and pass the arguments.
+        the clock and pass the arguments; in QEMU the calls alone.
         """
         cost = super().footprint()
+        calls = {name: {"calls": ticks["calls"]} for name, ticks in cost["ticks"].items()}
         flash, ram = self.firmware.flash, self.firmware.ram
         core = CORES[self.board.core]
         return {
@@ -287,7 +299,7 @@ class Simulator(FramedDevice):
             },
             "ram": {**ram, "given": self.board.ram.length},
             "stack": {"used": cost["stack_used"], "given": ram["stack"]},
-            "instructions": cost["ticks"],
+            "instructions": cost["ticks"] if self._counts else calls,
         }
 
 

@@ -6,6 +6,7 @@ core; benchmarks/instruction_costs.py measures it."""
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,12 +17,17 @@ from pathlib import Path
 import numpy as np
 
 from entropi.export.image import CLIPPED, HEADER, LAYER, TENSOR
-from entropi.export.rows import SHIFT_BYTE
+from entropi.export.rows import FORM_BYTES, SHIFT_BYTE
 
 COSTS = Path(__file__).with_name("costs.json")
 ELEMENTWISE = ("add", "sub", "mul")
 PART = 64  # values that an elementwise layer takes at a time
 ONE_HALF = (1 << 30, 0)  # multiplier and shift
+SPLIT_PAYS, MOST_SPLIT = 64, 128  # as sparse.c has them
+MOST_COLUMNS = 128  # of a max pool's windows side by side (usual.c)
+TILE = 4  # output positions that dense convolutions take at a time
+WAITING = 64  # sums that they keep
+GATHERED_BYTES = 512  # of inputs, two bytes each
 SCALES_HEADER = 4  # bytes of a convolution's parameters before the first row's
 
 
@@ -125,58 +131,157 @@ def _inside(record: Record, axis: int, bordered: bool = True) -> np.ndarray:
     return ((at >= -before) & (at < size + behind)).sum(axis=1)
 
 
-def _tiles(record: Record, whole: np.ndarray) -> Iterator[tuple[str, int, int]]:
-    """How one output channel is divided (conv.c): the size of tiles, the output row that they lie at and how many lie
-    there. `whole` says of which output rows all windows lie inside."""
-    out, stride = record.out, record.stride[1]
-    rows, columns = (1, 8) if out.width >= 8 else (2, 4) if out.width >= 4 else (2, 2)
+def _is_split(layer: Mapping, record: Record) -> bool:
+    """Whether the columns of a sparse convolution's input are split, so that a stride of 2 becomes 1 (sparse.c)."""
+    source, out = record.source, record.out
+    inside = all(_inside(record, 1) == record.kernel[1])
+    pays = record.weight_bytes * out.positions >= SPLIT_PAYS * source.channels * source.plane
+    narrow = source.pitch <= MOST_SPLIT and out.width >= 4
+    return record.stride[1] == 2 and record.groups == 1 and inside and narrow and pays
+
+
+def _sparse_tiles(record: Record, whole: np.ndarray, stride: int) -> Iterator[tuple[str, int, int, int]]:
+    """How one output channel is divided (sparse.c): the size of tiles, an output row that they lie at, how many lines
+    of them lie there and how many tiles are in each. `whole` says of which output rows all windows lie inside."""
+    out = record.out
+    rows, columns = (1, 4) if out.width >= 4 else (2, 2)
     if stride > 2 or out.width < 2 or rows > out.height:
         rows, columns = 1, 1
-    y = 0
-    while y < out.height:
-        wide = rows == 1 or y + 1 < out.height and whole[y : y + 2].all()
-        high, across = (rows, columns) if wide else (1, 1)
-        rest = out.width % columns if wide else 0
-        tile = "position" if across == 1 else f"tile {rows}x{columns}, stride {stride}"
-        yield tile, y, (out.width - rest) // across
-        if rest:
-            yield "position", y, rest * high
-        y += high
+    tile = "position" if columns == 1 else f"tile {rows}x{columns}, stride {stride}"
+    across, rest = divmod(out.width, columns)
+    first, count = int(np.argmax(whole)), int(whole.sum())
+    for y, lines in ((first, count), *((y, 1) for y in np.flatnonzero(~whole))):
+        tall, below = divmod(lines, rows)
+        yield tile, y, tall, across
+        yield "position", y, tall * rows, rest
+        yield "position", y, below, out.width
+
+
+def _sparse(layer: Mapping, record: Record) -> Counter[str]:
+    form, out, (height, width) = layer["encoding"], record.out, record.kernel
+    rows, empty = record.rows, out.channels - record.rows
+    entries = (record.weight_bytes - FORM_BYTES) // 2 - 1 if form == "pairs" else layer["nonzeros"]
+    inside = [_inside(record, axis) for axis in (0, 1)]
+    found = Counter({f"conv sparse, {form}: weight": entries, f"conv sparse, {form}: byte": record.weight_bytes})
+    found.update({"conv sparse: row, tap": rows * height * width})
+    found.update({"conv sparse: empty row": empty, "conv sparse: empty row, output": empty * out.positions})
+    if out.positions == 1 and inside[0][0] == height and inside[1][0] == width:
+        return found + Counter({f"conv sparse, {form}: one position": rows})
+    found[f"conv sparse, {form}: row"] = rows
+    stride = record.stride[1]
+    if _is_split(layer, record):
+        stride = 1
+        found["conv sparse: split, byte"] = record.source.channels * record.source.plane
+    for tile, y, lines, across in _sparse_tiles(record, inside[0] == height, stride):
+        if lines and across:
+            found[f"conv sparse: {tile}, part"] += rows
+            found[f"conv sparse: {tile}, line"] += rows * lines
+            found[f"conv sparse: {tile}"] += rows * lines * across
+            found[f"conv sparse: {tile}, weight"] += entries * lines * across * inside[0][y] / height
+    columns_outside = width - inside[1]
+    tile = 4 if out.width >= 4 else 2 if out.width >= 2 else 1
+    unusual = np.add.reduceat(columns_outside > 0, np.arange(0, out.width, tile)) > 0
+    columns = out.width if record.clamped else min(tile * int(unusual.sum()), out.width)
+    found["conv sparse: unusual output"] = rows * out.height * columns
+    cut = height - inside[0]
+    found["conv sparse: cut line"] = rows * np.count_nonzero(cut)
+    found["conv sparse: cut line, weight"] = entries * cut.sum() / height
+    found["conv sparse: edge"] = rows * out.height * np.count_nonzero(columns_outside)
+    found["conv sparse: edge, line"] = rows * inside[0].sum() * np.count_nonzero(columns_outside)
+    found["conv sparse: edge, weight"] = entries * inside[0].sum() * columns_outside.sum() / (height * width)
+    return found
+
+
+def _slices(record: Record, positions: int) -> list[int]:
+    """Fours of weights of each slice that a row is taken in at so many positions at once (dense.c)."""
+    taps, channels = math.prod(record.kernel), record.source.channels // record.groups
+    room = GATHERED_BYTES // 2 // taps // positions
+    counts = [min(room, channels - first) for first in range(0, channels, room)]
+    return [-(-count * taps // 4) for count in counts]
+
+
+def _dense(record: Record) -> Counter[str]:
+    """The loops of dense.c. A tile is 4 positions, or a single one."""
+    out, (height, width), groups = record.out, record.kernel, record.groups
+    taps, channels, rows = height * width, record.source.channels // groups, out.channels // groups
+    tiled = out.positions // TILE if GATHERED_BYTES // 2 // taps >= TILE else 0
+    inside = [_inside(record, axis) for axis in (0, 1)]
+    outside = [taken - met for taken, met in zip((height, width), inside, strict=True)]
+    found = Counter({"conv dense: row, output": out.values, "conv dense: group": groups})
+    for positions, tiles in ((TILE, tiled), (1, out.positions - tiled * TILE)):
+        fours = _slices(record, positions) if tiles else []
+        blocks = -(-rows // (WAITING // positions))
+        gathered = tiles * groups * (blocks if len(fours) > 1 else 1)
+        at = f"conv dense: {positions} at once"
+        at_once = rows if positions == TILE else -(-rows // TILE)
+        found[f"{at}, tile"] = tiles * groups
+        found[f"{at}, row"] = tiles * groups * rows
+        found[f"{at}, clamped row"] = tiles * groups * rows * record.clamped
+        found[f"{at}, block"] = gathered * len(fours)
+        found[f"{at}, slice of a row"] = tiles * groups * at_once * len(fours)
+        found[f"{at}, four weights"] = tiles * groups * at_once * sum(fours)
+        found[f"{at}, widened four"] = gathered * sum(fours)
+        adjacent = sum(x % out.width + TILE <= out.width for x in range(0, tiled * TILE, TILE))
+        kinds = {"positions": tiles}
+        if taps == 1:
+            kinds = {"points": tiles}
+        elif positions == TILE and record.stride[1] == 1:
+            kinds = {"neighbours": adjacent, "positions": tiles - adjacent}
+        for kind, count in kinds.items():
+            found[f"{at}, {kind}: tap"] = gathered // max(tiles, 1) * count * channels * taps
+            found[f"{at}, {kind}: line"] = gathered // max(tiles, 1) * count * channels * height
+        share = tiles * positions / out.positions * groups * (gathered / (tiles * groups) if tiles else 0)
+        found[f"{at}, column outside"] = share * channels * height * out.height * outside[1].sum()
+        found[f"{at}, row outside"] = share * channels * width * out.width * outside[0].sum()
+        found[f"{at}, clipped window"] = share * np.count_nonzero(outside[0][:, None] + outside[1])
+    return found
+
+
+def _depthwise(record: Record) -> Counter[str] | None:
+    """The loops of depthwise.c; None for the layers that it leaves to dense.c."""
+    out, (height, width) = record.out, record.kernel
+    steps = -(-width // TILE)
+    if out.width < TILE:
+        sizes = [_inside(record, axis, bordered=False) for axis in (0, 1)]
+        products = int(sizes[0].sum() * sizes[1].sum())
+        if products + out.positions > GATHERED_BYTES // 4:
+            return None
+        small = {"channel": 1, "weight": height * width, "output": out.positions, "product": products}
+        small["clamped output"] = out.positions * record.clamped
+        return Counter({f"conv depthwise, small: {name}": out.channels * count for name, count in small.items()})
+    pitch = ((out.width - 1) * record.stride[1] + TILE * steps + 3) // 4 * 4
+    extent = (height - 1) * record.dilation[0] + 1
+    lines = GATHERED_BYTES // pitch
+    if record.dilation[1] > 1 or lines < extent or steps * height > 16:
+        return None
+    taken = [_inside(record, axis) for axis in (0, 1)]
+    whole = (taken[0] == height).all() and (taken[1] == width).all()
+    most = (lines - extent) // record.stride[0] + 1
+    copied = out.channels // record.source.channels if whole else out.channels  # channels by bands
+    heights = [min(most, out.height - y) for y in range(0, out.height, most)]
+    copies = sum((n - 1) * record.stride[0] + extent for n in heights)
+    at = f"conv depthwise, stride {'1' if record.stride[1] == 1 else 'other'}"
+    tiles = out.height * -(-out.width // TILE) * out.channels
+    return Counter(
+        {
+            "conv depthwise: channel": out.channels,
+            "conv depthwise: step": out.channels * steps * height,
+            "conv depthwise: line": out.lines,
+            "conv depthwise: band": copied * len(heights),
+            "conv depthwise: copied line": copied * copies,
+            "conv depthwise: copied four": copied * copies * pitch / 4,
+            f"{at}, tile": tiles,
+            f"{at}, clamped tile": tiles * record.clamped,
+            f"{at}, step of a tile": tiles * steps * height,
+        }
+    )
 
 
 def _conv(layer: Mapping, record: Record) -> Counter[str]:
-    form, out, (height, width) = layer["encoding"], record.out, record.kernel
-    dense = form == "dense"
-    kind = "conv dense" if dense else "conv sparse"
-    rows = out.channels if dense else record.rows
-    entries = {"dense": layer["weights"], "pairs": record.weight_bytes // 2 - 1, "rice": layer["nonzeros"]}[form]
-    inside = [_inside(record, axis) for axis in (0, 1)]
-    columns_outside = width - inside[1]
-    planes = rows * record.source.channels // record.groups
-    if height * width == 1 and all(met.all() for met in inside):
-        planes = rows  # the channels are walked as columns of one
-    found = Counter({f"{kind}: row": rows, f"{kind}: output": rows * out.positions})
-    found["conv: clamped output"] = rows * out.positions * record.clamped
-    for tile, y, count in _tiles(record, inside[0] == height):
-        lines = inside[0][y]
-        found[f"{kind}: {tile}, row"] += count * rows
-        found[f"{kind}: {tile}, weight"] += count * entries * lines / height
-        if dense:
-            found[f"{kind}: {tile}, plane"] += count * planes
-            found[f"{kind}: {tile}, line"] += count * planes * lines
-    found[f"{kind}: line"] = rows * out.height
-    cut = height - inside[0]
-    found[f"{kind}: cut line"] = rows * np.count_nonzero(cut)
-    found[f"{kind}: cut line, weight"] = entries * cut.sum() / height
-    found[f"{kind}: edge"] = rows * out.height * np.count_nonzero(columns_outside)
-    found[f"{kind}: edge, line"] = (planes if dense else rows) * inside[0].sum() * np.count_nonzero(columns_outside)
-    found[f"{kind}: edge, weight"] = entries * inside[0].sum() * columns_outside.sum() / (height * width)
-    if not dense:
-        empty = out.channels - rows
-        found.update({f"{kind}: empty row": empty, f"{kind}: empty row, output": empty * out.positions})
-        found.update({f"{kind}, {form}: weight": entries, f"{kind}, {form}: byte": record.weight_bytes})
-        found[f"{kind}: row, tap"] = rows * height * width
-    return found
+    if layer["encoding"] != "dense":
+        return _sparse(layer, record)
+    depthwise = _depthwise(record) if record.groups == record.source.channels else None
+    return _dense(record) if depthwise is None else depthwise
 
 
 def _elementwise(record: Record) -> dict[str, int]:
@@ -192,11 +297,40 @@ def _elementwise(record: Record) -> dict[str, int]:
     return counts | {"part": lines * -(-length // PART), "line": lines, "channel": out.channels}
 
 
+def _usual_add(record: Record) -> dict[str, int] | None:
+    """The same for the usual sum (usual.c), None for any other."""
+    a, b, out = record.source, record.second, record.out
+    if record.rounded != 1 or record.clamped or not a.size == b.size == out.size or b.channels != out.channels:
+        return None
+    found = _elementwise(record)
+    planes = min(found["line"], out.channels)
+    return {"usual value": found["value"], "usual line": found["line"], "usual plane": planes}
+
+
+def _max_pool(record: Record) -> dict[str, int] | None:
+    """The loops of usual.c, None where the layer is not for it."""
+    out = record.out
+    columns = (out.width - 1) * record.stride[1] + record.kernel[1]
+    if record.clamped or columns > MOST_COLUMNS:
+        return None
+    taps, seen = np.arange(columns) - record.padding[1], _inside(record, 0, not record.clipped)
+    before, behind = (0, 0) if record.clipped else (record.source.border_before[1], record.source.border_behind[1])
+    inside = int(((taps >= -before) & (taps < record.source.width + behind)).sum())
+    fours, rest = divmod(inside, 4)
+    counts = {"usual row": out.lines, "usual four columns": out.lines * fours, "usual column": out.lines * rest}
+    met = out.channels * int(seen.sum())
+    counts |= {"usual four columns, row": met * fours, "usual column, row": met * rest}
+    return counts | {"usual output": out.values, "usual tap": out.values * max(record.kernel[1] - 1, 1)}
+
+
 def _loops(layer: Mapping, record: Record) -> dict[str, int]:
     """How often each loop of a layer that is no convolution runs, but for those of its border."""
     kind, source, out = layer["kind"], record.source, record.out
     if kind == "mean":
         return {"input": source.values, "line": source.lines, "output": out.values}
+    usual = _max_pool(record) if kind == "max_pool" else _usual_add(record) if kind == "add" else None
+    if usual is not None:
+        return usual
     if kind in ("max_pool", "average_pool"):
         rows, columns = (int(_inside(record, axis, not record.clipped).sum()) for axis in (0, 1))
         lines = {"line": out.channels * rows * out.width, "tap": out.channels * rows * columns}

@@ -1,4 +1,4 @@
-"""Boards that QEMU has, and what passes between one of them and the host."""
+"""Boards that QEMU has, and what passes between a board and the host."""
 
 from __future__ import annotations
 
@@ -42,12 +42,6 @@ class Recorder:
         data = self.emulator.receive()
         self.replies += data
         return data
-
-
-def command(board: Board) -> list[str]:
-    """How QEMU is called to run a firmware on a board; `-kernel ELF` is left to add."""
-    silent = [argument for name in ("display", "monitor", "serial") for argument in (f"-{name}", "none")]
-    return ["qemu-system-arm", "-M", board.qemu, *silent, "-semihosting-config", "enable=on,target=native"]
 
 
 def answers(stream: bytes) -> list[tuple[int, int, bytes]]:

@@ -16,7 +16,7 @@
 extern "C" {
 #endif
 
-#define ENTROPI_IMAGE_VERSION 4
+#define ENTROPI_IMAGE_VERSION 5
 #define ENTROPI_ARENA_ALIGNMENT 8
 #define ENTROPI_STORE_UNIT 32
 
@@ -30,7 +30,8 @@ typedef enum {
     ENTROPI_E_STORE = -6,    /* the store failed to erase, to write or to read back */
     ENTROPI_E_EMPTY = -7,    /* nothing is stored */
     ENTROPI_E_DAMAGED = -8,  /* what is stored is no whole record */
-    ENTROPI_E_FOREIGN = -9   /* a whole record, of another image or of a head of another format */
+    ENTROPI_E_FOREIGN = -9,  /* a whole record, of another image or of a head of another format */
+    ENTROPI_E_KERNEL = -10   /* kernels.c of this build was made for another image and lacks a kernel of this one */
 } entropi_status;
 
 /* What an image holds; see entropi_describe. */
@@ -42,6 +43,7 @@ typedef struct {
     int8_t input_zero_point;
     uint32_t stored_weights;       /* of convolutions: non-zeros of sparse layers, all of dense ones */
     uint32_t macs;                 /* multiply-accumulates an image, zeros not counted where rows are sparse */
+    uint32_t kernels;              /* as bits, from the lowest: which lines of kernels.c the layers need */
 } entropi_info;
 
 /* How the head learns. bytes_per_parameter is what each weight costs in the arena:
@@ -57,10 +59,12 @@ typedef struct {
     uint16_t new_classes;         /* below classes: the last so many take part only from their first sample on */
     uint16_t replay;              /* samples kept to be learned again, one beside each new one; 0 for none */
     uint32_t seed;                /* of the draws from those kept, and of stochastic rounding */
+    uint32_t steps;               /* to be taken in all, over which the learning rate falls to 0; 0 where unknown */
     float learning_rate;          /* > 0 */
     float momentum;               /* 0 <= momentum < 1 */
     float weight_decay;           /* >= 0, on weights, not on biases; learning_rate * weight_decay < 0.5 */
-    float learning_rate_decay;    /* >= 0; step t, from 0, takes learning_rate / (1 + learning_rate_decay * t) */
+    float learning_rate_decay;    /* >= 0; step t, from 0, takes learning_rate / (1 + learning_rate_decay * t), times
+                                   * (steps - t) / steps where steps are known; any after them are as the last one */
 } entropi_head_config;
 
 /* Bytes of arena, part by part. Encoder and learning take turns in the same bytes:

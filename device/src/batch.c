@@ -5,15 +5,12 @@
 #include <stdint.h>
 
 #if defined(__GNUC__) && UINTPTR_MAX > UINT32_MAX
-#if defined(__AVX512BW__)
 #define ENTROPI_IMAGES 32
-#else
-#define ENTROPI_IMAGES 32
-#endif
 #pragma GCC diagnostic ignored "-Wpsabi" /* no vector is passed between files */
 #include "internal.h"
 #include "windows.h"
 
+#include "kernels.c"
 #include "layers.c"
 #include "network.c"
 #include "scale.c"
@@ -37,7 +34,7 @@ typedef struct {
 typedef struct {
     uint32_t channels, columns, count; /* inputs of a group; of the kernel's width and area */
     uint32_t plane, down, across;      /* between neighbouring channels, kernel rows and kernel columns */
-} kernel;
+} window;
 
 static void fill_group(row *r, uint32_t at)
 {
@@ -62,7 +59,7 @@ static void end_row(row *r)
         fill_group(r, r->end[-1].at);
 }
 
-static void read_dense(row *r, const kernel *k, const int8_t *weights)
+static void read_dense(row *r, const window *k, const int8_t *weights)
 {
     r->end = r->first;
     for (uint32_t t = 0; t < k->count; t++) {
@@ -77,7 +74,7 @@ static void read_dense(row *r, const kernel *k, const int8_t *weights)
 }
 
 /* Returns whether the row has entries. */
-SPECIALISE int read_sparse(row *r, const kernel *k, entry_reader *entries, int is_rice)
+SPECIALISE int read_sparse(row *r, const window *k, entry_reader *entries, int is_rice)
 {
     const uint32_t length = k->channels * k->count;
     entry_reader e = *entries;
@@ -115,7 +112,7 @@ SPECIALISE void sum_windows(const row *r, int32_t bias, const int8s *const *corn
 }
 
 /* The sum of a window whose taps beyond the border count as the zero point. */
-static int32s sum_inside(const row *r, const kernel *k, int32_t bias, const int8s *corner, span down, span across,
+static int32s sum_inside(const row *r, const window *k, int32_t bias, const int8s *corner, span down, span across,
                          int32_t zero_point)
 {
     int32s sum = in_all(bias);
@@ -141,11 +138,12 @@ static void put_windows(const row *r, const row_scale *scale, const range *outpu
         put(scale, outputs, sums + i, 1, to[i]);
 }
 
-void run_conv(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8s *activations,
-              uint32_t *scratch)
+static void run_conv(const work *w)
 {
+    const layer *l = &w->layer;
+    const tensor *in = &w->in, *out = &w->out;
     const uint32_t rows_a_group = out->channels / l->groups;
-    const kernel k = {
+    const window k = {
         .channels = (uint32_t)in->channels / l->groups,
         .columns = l->kernel_w,
         .count = (uint32_t)l->kernel_h * l->kernel_w,
@@ -159,17 +157,17 @@ void run_conv(const uint8_t *image, const layer *l, const tensor *in, const tens
                               out->width);
     const int is_dense = l->encoding == WEIGHTS_DENSE, is_rice = l->encoding == WEIGHTS_RICE;
     const range outputs = range_of(l, out);
-    const uint8_t *weights = image + l->weights_at;
-    row r = {.taps = (const weight **)(void *)scratch};
+    const uint8_t *weights = w->image + l->weights_at;
+    row r = {.taps = (const weight **)(void *)w->scratch};
     r.first = (weight *)(void *)(r.taps + MAX_TAPS + 1);
-    scale_reader scales = open_scales(image + l->parameters_at);
+    scale_reader scales = open_scales(w->image + l->parameters_at);
     entry_reader entries = {0};
     if (!is_dense) {
         entries = open_entries(weights, is_rice);
         read_entry(&entries, is_rice);
     }
-    const int8s *input = activations + ((int32_t)interior(in) - (int32_t)(l->pad_top * in->pitch + l->pad_left));
-    int8s *output = activations + interior(out);
+    const int8s *input = w->activations + ((int32_t)interior(in) - (int32_t)(l->pad_top * in->pitch + l->pad_left));
+    int8s *output = w->activations + interior(out);
     for (uint32_t c = 0; c < out->channels; c++, output += out->plane) {
         if (c && c % rows_a_group == 0)
             input += k.channels * k.plane;
@@ -205,6 +203,10 @@ void run_conv(const uint8_t *image, const layer *l, const tensor *in, const tens
         put_windows(&r, &scale, &outputs, corners, to, windows);
     }
 }
+
+void run_dense(const work *w) { run_conv(w); }
+void run_pairs(const work *w) { run_conv(w); }
+void run_rice(const work *w) { run_conv(w); }
 
 /* Values of so many images into their lanes; those of the last image into the lanes that are left. */
 static void copy_in(const tensor *t, const int8_t *inputs, uint32_t images, int8s *activations)
@@ -266,17 +268,15 @@ entropi_status entropi_encode_batch(const entropi *self, const int8_t *inputs, s
     const image_header h = read_header(image);
     const tensor in = read_tensor(image, &h, h.input), out = read_tensor(image, &h, h.output);
     const size_t input_length = (size_t)in.channels * in.height * in.width;
-    int8s *activations = (int8s *)(((uintptr_t)arena + sizeof(int8s) - 1) / sizeof(int8s) * sizeof(int8s));
-    uint32_t *scratch = (uint32_t *)(void *)(activations + h.activation_bytes);
+    work w = {.image = image};
+    w.activations = (int8s *)(((uintptr_t)arena + sizeof(int8s) - 1) / sizeof(int8s) * sizeof(int8s));
+    w.scratch = (uint32_t *)(void *)(w.activations + h.activation_bytes);
     for (uint32_t count; images; images -= count, inputs += count * input_length, features += count * h.features) {
         count = images < IMAGES ? (uint32_t)images : IMAGES;
-        copy_in(&in, inputs, count, activations);
-        for (uint32_t i = 0; i < h.layers; i++) {
-            const layer l = read_layer(image, &h, i);
-            const tensor t = read_tensor(image, &h, l.output);
-            run_layer(image, &h, &l, &t, activations, scratch);
-        }
-        copy_out(&out, activations, count, features);
+        copy_in(&in, inputs, count, w.activations);
+        for (uint32_t i = 0; i < h.layers; i++)
+            run_layer(&h, i, &w);
+        copy_out(&out, w.activations, count, features);
     }
     return ENTROPI_OK;
 }

@@ -1,10 +1,21 @@
-/* The DSP instructions of Cortex-M4, M7, M33 and M55 that no C expression stands for in every compiler. */
+/* What cores multiply with: the DSP instructions of Cortex-M4, M7, M33 and M55 that no C expression stands for in every
+ * compiler, and the upper half of a product on all. */
 #ifndef ENTROPI_DSP_H
 #define ENTROPI_DSP_H
 
 #include <stdint.h>
 
-#if defined(__GNUC__) && defined(__thumb2__) && defined(__ARM_FEATURE_DSP)
+/* Cores without a long multiply take the same products apart into halves of 16 bits. */
+#if !defined(ENTROPI_SHORT_MULTIPLY)
+#if defined(__ARM_ARCH_ISA_THUMB) && __ARM_ARCH_ISA_THUMB == 1
+#define ENTROPI_SHORT_MULTIPLY 1
+#else
+#define ENTROPI_SHORT_MULTIPLY 0
+#endif
+#endif
+
+/* Without optimisation the assembly finds no registers. */
+#if defined(__GNUC__) && defined(__OPTIMIZE__) && defined(__thumb2__) && defined(__ARM_FEATURE_DSP)
 #define ENTROPI_DSP 1
 
 /* The lower half of `low` below that of `high`. */
@@ -13,6 +24,38 @@ static inline uint32_t join_lower(uint32_t low, uint32_t high)
     uint32_t both;
     __asm__("pkhbt %0, %1, %2, lsl #16" : "=r"(both) : "r"(low), "r"(high));
     return both;
+}
+
+/* The upper half of `low` below that of `high`. */
+static inline uint32_t join_upper(uint32_t low, uint32_t high)
+{
+    uint32_t both;
+    __asm__("pkhtb %0, %1, %2, asr #16" : "=r"(both) : "r"(high), "r"(low));
+    return both;
+}
+
+/* Bytes 0 and 2, as two int16. */
+static inline uint32_t even_bytes(uint32_t bytes)
+{
+    uint32_t halves;
+    __asm__("sxtb16 %0, %1" : "=r"(halves) : "r"(bytes));
+    return halves;
+}
+
+/* Bytes 1 and 3, as two int16. */
+static inline uint32_t odd_bytes(uint32_t bytes)
+{
+    uint32_t halves;
+    __asm__("sxtb16 %0, %1, ror #8" : "=r"(halves) : "r"(bytes));
+    return halves;
+}
+
+/* sum + both products of int16 halves */
+static inline int32_t multiply_halves(uint32_t a, uint32_t b, int32_t sum)
+{
+    int32_t result;
+    __asm__("smlad %0, %1, %2, %3" : "=r"(result) : "r"(a), "r"(b), "r"(sum));
+    return result;
 }
 
 /* The larger of each two int8. */
@@ -40,5 +83,23 @@ static inline void store_4(int8_t *p, uint32_t word) { __builtin_memcpy(p, &word
 #else
 #define ENTROPI_DSP 0
 #endif
+
+/* sum + round(a * b / 2^32) */
+static inline int32_t add_high(int32_t sum, int32_t a, int32_t b)
+{
+#if ENTROPI_DSP && !defined(__clang__) /* which finds it by itself */
+    int32_t result;
+    __asm__("smmlar %0, %1, %2, %3" : "=r"(result) : "r"(a), "r"(b), "r"(sum));
+    return result;
+#elif ENTROPI_SHORT_MULTIPLY
+    const int32_t a1 = a >> 16, b1 = b >> 16;
+    const uint32_t a0 = (uint32_t)a & 0xFFFFu, b0 = (uint32_t)b & 0xFFFFu;
+    const int32_t low = (int32_t)a0 * b1 + (int32_t)(a0 * b0 >> 16), high = a1 * (int32_t)b0;
+    const uint32_t carry = ((uint32_t)low & 0xFFFFu) + ((uint32_t)high & 0xFFFFu) + 0x8000u;
+    return sum + a1 * b1 + (low >> 16) + (high >> 16) + (int32_t)(carry >> 16);
+#else
+    return (int32_t)((uint32_t)sum + (uint32_t)(((int64_t)a * b + 0x80000000) >> 32));
+#endif
+}
 
 #endif

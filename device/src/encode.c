@@ -32,28 +32,27 @@ entropi_status entropi_encode_observed(entropi *self, const int8_t *input, size_
     if (input_length != (size_t)in.channels * in.height * in.width)
         return ENTROPI_E_ARGUMENT;
 
-    uint32_t *scratch = (uint32_t *)(void *)(self->arena + self->working_at);
-    int8_t *activations = (int8_t *)(scratch + working_words(&h));
-    copy_in(&in, input, activations);
+    work w = {.image = self->image, .scratch = (uint32_t *)(void *)(self->arena + self->working_at)};
+    w.activations = (int8_t *)(w.scratch + working_words(self->image, &h));
+    copy_in(&in, input, w.activations);
     for (uint32_t i = 0; i < h.layers; i++) {
-        const layer l = read_layer(self->image, &h, i);
-        const tensor out = read_tensor(self->image, &h, l.output);
-        run_layer(self->image, &h, &l, &out, activations, scratch);
+        run_layer(&h, i, &w);
         if (observer) {
+            const tensor *const out = &w.out;
             const entropi_activation a = {
-                .values = activations + interior(&out),
+                .values = w.activations + interior(out),
                 .layer = i,
-                .channels = out.channels,
-                .height = out.height,
-                .width = out.width,
-                .plane = out.plane,
-                .pitch = out.pitch,
+                .channels = out->channels,
+                .height = out->height,
+                .width = out->width,
+                .plane = out->plane,
+                .pitch = out->pitch,
             };
             observer(context, &a);
         }
     }
     const tensor out = read_tensor(self->image, &h, h.output);
-    copy_out(&out, activations, features);
+    copy_out(&out, w.activations, features);
     return ENTROPI_OK;
 }
 

@@ -67,6 +67,17 @@ layer read_layer(const uint8_t *image, const image_header *header, uint32_t inde
     };
 }
 
+uint32_t working_words(const uint8_t *image, const image_header *header)
+{
+    uint32_t words = header->scratch_words + header->scratch_words / 2u;
+    for (uint32_t i = 0; i < header->layers && words < GATHERED_WORDS; i++) {
+        const layer l = read_layer(image, header, i);
+        if (l.kind == LAYER_CONV && l.encoding == WEIGHTS_DENSE)
+            words = GATHERED_WORDS;
+    }
+    return (words + 1u) & ~1u;
+}
+
 /* [at, at + length) lies between the header and the CRC */
 static int inside(const image_header *header, uint32_t at, uint64_t length)
 {
@@ -168,14 +179,16 @@ static int constant_fits(scale_check *scales)
 
 /* The next entry begins in the weights and is none that the kernels cannot read. A code may be loaded from bytes behind
  * the weights, but not behind the CRC. */
-static int entry_fits(const entry_reader *r, int is_rice, const uint8_t *end)
+static int entry_fits(const entry_reader *r, int is_rice, const uint8_t *end, uint32_t value_bits)
 {
-    if (!is_rice)
-        return end - r->at >= PAIR_BYTES && r->at[1] != 0;
+    if (!is_rice) {
+        const uint32_t sign = 1u << (value_bits - 1u);
+        return end - r->at >= PAIR_BYTES && r->at[1] != 0 && (uint8_t)(r->at[0] + sign) < 2u * sign;
+    }
     if (r->bit >> 3 >= (uint32_t)(end - r->at))
         return 0;
     const uint32_t window = code_window(r);
-    return window && leading_zeros(window) + r->fixed <= MAX_RICE + 9u;
+    return window && leading_zeros(window) + r->head + value_bits <= MOST_CODE_BITS;
 }
 
 /* Walk the entries as the kernels do. The list ends with an entry of value 0 right behind the last row, and the weights
@@ -184,13 +197,16 @@ static int entries_fit(const image_header *header, const uint8_t *weights, uint3
                        uint32_t rows, uint32_t row_length, scale_check *scales, uint32_t *stored)
 {
     const uint8_t *end = weights + length;
+    const uint32_t value_bits = length < FORM_BYTES ? 0 : weights[1];
+    if (value_bits < LEAST_VALUE_BITS || value_bits > MOST_VALUE_BITS || weights[0] + 1u + value_bits > MOST_CODE_BITS)
+        return 0;
     const uint32_t tap_words = (taps + 1u) * TAP_WORDS, most = header->scratch_words - tap_words;
     if (header->scratch_words < tap_words)
         return 0;
-    if (is_rice && (length > INT32_MAX / 8 || weights[0] > MAX_RICE))
+    if (is_rice && length > INT32_MAX / 8)
         return 0;
     entry_reader r = open_entries(weights, is_rice);
-    if (!entry_fits(&r, is_rice, end))
+    if (!entry_fits(&r, is_rice, end, value_bits))
         return 0;
     read_entry(&r, is_rice);
     for (uint32_t row = 0; row < rows; row++, r.next -= row_length) {
@@ -199,7 +215,7 @@ static int entries_fit(const image_header *header, const uint8_t *weights, uint3
         for (; r.next < row_length; read_entry(&r, is_rice)) {
             total += magnitude((int8_t)r.value);
             *stored += r.value != 0;
-            if (++count > most || !entry_fits(&r, is_rice, end))
+            if (++count > most || !entry_fits(&r, is_rice, end, value_bits))
                 return 0;
         }
         if (!(count ? row_fits(scales, total) : constant_fits(scales)))
@@ -278,9 +294,9 @@ static int softmax_fits(const uint8_t *image, const image_header *header, const 
     return load_i32(exponentials) >= 1 << 12;
 }
 
-entropi_status validate_layers(const uint8_t *image, const image_header *header, uint32_t *stored_weights, uint32_t *macs)
+/* E_IMAGE unless every layer of a CRC-checked image stays inside its tensors, its weights and 32-bit sums. */
+static entropi_status validate_layers(const uint8_t *image, const image_header *header, entropi_info *info)
 {
-    *stored_weights = *macs = 0;
     for (uint32_t i = 0; i < header->layers; i++) {
         const layer l = read_layer(image, header, i);
         if (l.input >= header->tensors || l.output >= header->tensors || l.low > l.high)
@@ -292,7 +308,7 @@ entropi_status validate_layers(const uint8_t *image, const image_header *header,
             fits = conv_fits(image, header, &l, &in, &out, &stored);
         } else if (l.kind == LAYER_MAX_POOL || l.kind == LAYER_AVERAGE_POOL) {
             fits = pool_fits(&l, &in, &out);
-        } else if ((l.kind == LAYER_ADD || l.kind == LAYER_SUB || l.kind == LAYER_MUL) && l.second < header->tensors) {
+        } else if (has_two_operands(&l) && l.second < header->tensors) {
             const tensor second = read_tensor(image, header, l.second);
             fits = same_shape(&in, &out) && spreads_over(&out, &second) &&
                    scales_fit(image, header, &l, l.kind == LAYER_MUL ? 1 : 3);
@@ -308,8 +324,12 @@ entropi_status validate_layers(const uint8_t *image, const image_header *header,
         }
         if (!fits)
             return ENTROPI_E_IMAGE;
-        *stored_weights += stored;
-        *macs += stored * out.height * out.width;
+        const uint32_t kernel = KERNEL_OF(l.kind, l.encoding);
+        if (!layer_kernels[kernel])
+            return ENTROPI_E_KERNEL;
+        info->kernels |= 1u << kernel;
+        info->stored_weights += stored;
+        info->macs += stored * out.height * out.width;
     }
     return ENTROPI_OK;
 }
@@ -353,5 +373,5 @@ entropi_status entropi_describe(const void *image, size_t image_length, entropi_
         .input_scale = h.input_scale,
         .input_zero_point = h.input_zero_point,
     };
-    return validate_layers(p, &h, &info->stored_weights, &info->macs);
+    return validate_layers(p, &h, info);
 }

@@ -2,6 +2,7 @@
 #ifndef ENTROPI_INTERNAL_H
 #define ENTROPI_INTERNAL_H
 
+#include "dsp.h"
 #include "entropi.h"
 #include "values.h"
 
@@ -24,35 +25,38 @@
 #define read_layer entropi_read_layer
 #define read_tensor entropi_read_tensor
 #define read_weight entropi_read_weight
-#define run_sparse entropi_run_sparse
-#if !defined(ENTROPI_IMAGES) && !defined(__ARM_FEATURE_MVE)
+#define run_depthwise entropi_run_depthwise
 #define run_usual_add entropi_run_usual_add
-#define run_usual_pool entropi_run_usual_pool
-#endif
+#define run_usual_max_pool entropi_run_usual_max_pool
 #define score_classes entropi_score_classes
 #define standardise entropi_standardise
 #define start_again entropi_start_again
 #define start_head entropi_start_head
 #define take_step entropi_take_step
-#define validate_layers entropi_validate_layers
+#define working_words entropi_working_words
 
 /* Those that batch.c compiles once more, for many images at once. */
 #if defined(ENTROPI_IMAGES)
-#define KERNEL(name) entropi_batch_##name
+#define FOR_IMAGES(name) entropi_batch_##name
 #else
-#define KERNEL(name) entropi_##name
+#define FOR_IMAGES(name) entropi_##name
 #endif
-#define fill_border KERNEL(fill_border)
-#define put KERNEL(put)
-#define run_add KERNEL(run_add)
-#define run_conv KERNEL(run_conv)
-#define run_copy KERNEL(run_copy)
-#define run_layer KERNEL(run_layer)
-#define run_mean KERNEL(run_mean)
-#define run_mul KERNEL(run_mul)
-#define run_pool KERNEL(run_pool)
-#define run_softmax KERNEL(run_softmax)
-#define run_table KERNEL(run_table)
+#define fill_border FOR_IMAGES(fill_border)
+#define layer_kernels FOR_IMAGES(layer_kernels)
+#define put FOR_IMAGES(put)
+#define run_add FOR_IMAGES(run_add)
+#define run_average_pool FOR_IMAGES(run_average_pool)
+#define run_copy FOR_IMAGES(run_copy)
+#define run_dense FOR_IMAGES(run_dense)
+#define run_layer FOR_IMAGES(run_layer)
+#define run_max_pool FOR_IMAGES(run_max_pool)
+#define run_mean FOR_IMAGES(run_mean)
+#define run_mul FOR_IMAGES(run_mul)
+#define run_pairs FOR_IMAGES(run_pairs)
+#define run_rice FOR_IMAGES(run_rice)
+#define run_softmax FOR_IMAGES(run_softmax)
+#define run_sub FOR_IMAGES(run_sub)
+#define run_table FOR_IMAGES(run_table)
 
 /* A kernel whose arguments are constants where it is used: one specialised copy a use, at -Os too. */
 #if defined(__GNUC__)
@@ -107,7 +111,7 @@ enum {
 enum { WEIGHTS_DENSE = 0, WEIGHTS_PAIRS = 1, WEIGHTS_RICE = 2 };
 enum { WINDOW_PADDED = 0, WINDOW_CLIPPED = 1 }; /* what a pool does at the edge */
 enum { TABLE_BYTES = 256, SOFTMAX_BYTES = 1024, MAX_SOFTMAX = 256 };
-enum { MAX_TAPS = 121, TAP_WORDS = 2, ADD_HEADROOM_BITS = 20 };
+enum { MAX_TAPS = 121, TAP_WORDS = 2, GATHERED_WORDS = 128, ADD_HEADROOM_BITS = 20 };
 
 /* The image is little-endian and read byte by byte: no alignment is asked of it, and no byte order of the core. */
 static inline uint16_t load_u16(const uint8_t *p) { return (uint16_t)(p[0] | p[1] << 8); }
@@ -158,23 +162,21 @@ layer read_layer(const uint8_t *image, const image_header *header, uint32_t inde
 /* First value inside the border. */
 static inline uint32_t interior(const tensor *t) { return t->offset + t->top * t->pitch + t->left; }
 
-/* E_IMAGE unless every layer of a CRC-checked image stays inside its tensors, its weights and 32-bit sums. */
-entropi_status validate_layers(const uint8_t *image, const image_header *header, uint32_t *stored_weights, uint32_t *macs);
-
-/* The weights of a sparse layer are one list of entries through all its rows, as pairs of bytes or as Rice codes. An
- * entry is an int8 value, which may be 0, and its distance from the entry before it. One entry is read ahead. */
+/* The weights of a sparse layer are one list of entries through all its rows, as pairs of bytes or as Rice codes, behind
+ * two bytes: the parameter of the codes, and the bits of a value. An entry is a value, which may be 0, and its distance
+ * from the entry before it. One entry is read ahead. */
 typedef struct {
-    const uint8_t *at;    /* the next pair; the first byte of the codes */
+    const uint8_t *at;    /* the next pair; the two bytes before the codes */
     uint32_t bit;         /* codes: where the next one starts */
     uint32_t unit;        /* codes: what a zero adds to the distance, 2^k; k bits are the remainder */
-    uint32_t fixed, less; /* codes: k + 9 bits beside the zeros; unit - 1 */
+    uint32_t head;        /* codes: k + 1 bits between the zeros and the value */
+    uint32_t value_bits, less; /* codes: of a value; unit - 1 */
     uint32_t next;        /* the entry read ahead lies so many positions after the start of the row */
     int32_t value;        /* and has this value */
 } entry_reader;
 
-/* Most zeros and remainder bits before a code's value: 7 bits of offset in a byte, the zeros, a one, the remainder and
- * 8 bits of value are what one 32-bit load can hold. */
-enum { PAIR_BYTES = 2, MAX_RICE = 16 };
+/* 7 bits of offset in a byte and a code, zeros, a one, the remainder and a value, are what one 32-bit load can hold. */
+enum { FORM_BYTES = 2, PAIR_BYTES = 2, LEAST_VALUE_BITS = 2, MOST_VALUE_BITS = 8, MOST_CODE_BITS = 25 };
 
 #if defined(__GNUC__)
 #define leading_zeros(x) ((uint32_t)__builtin_clz(x))
@@ -200,10 +202,10 @@ SPECIALISE void read_entry(entry_reader *r, int is_rice)
 {
     if (is_rice) {
         const uint32_t window = code_window(r), zeros = leading_zeros(window);
-        const uint32_t code = (window << zeros) >> (32u - r->fixed); /* a one, the remainder, the value */
-        r->bit += zeros + r->fixed;
-        r->value = (int8_t)code;
-        r->next = r->next - r->less + zeros * r->unit + (code >> 8);
+        const uint32_t code = window << zeros; /* a one, the remainder, the value */
+        r->bit += zeros + r->head + r->value_bits;
+        r->value = (int32_t)(code << r->head) >> (32u - r->value_bits);
+        r->next = r->next - r->less + zeros * r->unit + (code >> (32u - r->head));
     } else {
         r->value = (int8_t)r->at[0];
         r->next += r->at[1];
@@ -214,12 +216,13 @@ SPECIALISE void read_entry(entry_reader *r, int is_rice)
 /* A reader before the first entry. */
 SPECIALISE entry_reader open_entries(const uint8_t *weights, int is_rice)
 {
-    entry_reader r = {.at = weights, .next = UINT32_MAX};
+    entry_reader r = {.at = is_rice ? weights : weights + FORM_BYTES, .next = UINT32_MAX};
     if (is_rice) {
-        r.bit = 8;
+        r.bit = 8u * FORM_BYTES;
         r.unit = 1u << weights[0];
         r.less = r.unit - 1u;
-        r.fixed = weights[0] + 9u;
+        r.head = weights[0] + 1u;
+        r.value_bits = weights[1];
     }
     return r;
 }
@@ -254,6 +257,12 @@ static inline scale_reader open_scales(const uint8_t *parameters)
     };
 }
 
+/* One without a bias, as layers other than convolutions have. */
+static inline row_scale scale_at(const uint8_t *p)
+{
+    return (row_scale){.multiplier = load_i32(p), .shift = load_i32(p + 4)};
+}
+
 static inline row_scale read_scale(scale_reader *r)
 {
     const uint8_t *p = r->at;
@@ -278,75 +287,80 @@ static inline range range_of(const layer *l, const tensor *out)
 /* Scale `count` sums to neighbouring outputs. The scale's bias is no part of it. */
 void put(const row_scale *scale, const range *outputs, const int32s *sums, uint32_t count, int8s *to);
 
+/* Words before the activation bytes, an even number: for the taps of a sparse kernel, one more of them, and a decoded
+ * row, whose pairs of weights take three words where the header counts one for each weight; or for the gathered inputs
+ * of a dense convolution. */
+uint32_t working_words(const uint8_t *image, const image_header *header);
+
+/* What a layer kernel works on. */
+typedef struct {
+    const uint8_t *image;
+    layer layer;
+    tensor in, second, out; /* second: where the layer has two operands */
+    int8s *activations;     /* the start of all */
+    uint32_t *scratch;      /* the words before them */
+} work;
+
+typedef void kernel(const work *w);
+
+kernel run_dense, run_pairs, run_rice, run_max_pool, run_average_pool, run_add, run_sub, run_mul, run_mean, run_table,
+    run_copy, run_softmax;
+
+/* Of a build, NULL for one that was left out: those of convolutions by their encoding, then the others by their kind. */
+#define KERNEL_OF(kind, encoding) ((kind) == LAYER_CONV ? (encoding) : WEIGHTS_RICE - LAYER_CONV + (kind))
+enum { KERNELS = KERNEL_OF(LAYER_SOFTMAX, 0) + 1 };
+extern kernel *const layer_kernels[KERNELS + 1];
+
 /* Tensors share bytes over time, so each producer writes its output's border anew. */
 void fill_border(const tensor *t, int8s *activations);
 
-/* Run a layer, whichever it is, and write its output's border. Arguments as those of the kernels. */
-void run_layer(const uint8_t *image, const image_header *header, const layer *l, const tensor *out, int8s *activations,
-               uint32_t *scratch);
+/* Read layer `index` and its tensors into `w`, run it, and write its output's border. */
+void run_layer(const image_header *header, uint32_t index, work *w);
 
-/* Words before the activation bytes, an even number: for the taps of a sparse kernel, one more of them, and a decoded
- * row, whose pairs of weights take three words where the header counts one for each weight. */
-static inline uint32_t working_words(const image_header *header)
+/* These do usual cases of one image alone, and return 0 where it is none. */
+int run_usual_max_pool(const work *w);
+int run_usual_add(const work *w);
+int run_depthwise(const work *w); /* of dense weights */
+
+static inline int has_two_operands(const layer *l)
 {
-    return (header->scratch_words + header->scratch_words / 2u + 1u) & ~1u;
+    return l->kind == LAYER_ADD || l->kind == LAYER_SUB || l->kind == LAYER_MUL;
 }
-
-/* The layer kernels: activations is the start of the activation bytes, scratch the words before them. */
-void run_conv(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8s *activations,
-              uint32_t *scratch);
-/* One with sparse weights. */
-void run_sparse(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations,
-                uint32_t *scratch);
-void run_pool(const layer *l, const tensor *in, const tensor *out, int8s *activations);
-void run_add(const uint8_t *image, const layer *l, const tensor *a, const tensor *b, const tensor *out,
-             int8s *activations);
-void run_mul(const uint8_t *image, const layer *l, const tensor *a, const tensor *b, const tensor *out,
-             int8s *activations);
-void run_table(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8s *activations);
-void run_copy(const layer *l, const tensor *in, const tensor *out, int8s *activations);
-void run_softmax(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8s *activations);
-void run_mean(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8s *activations);
-
-/* These two do usual cases of one image alone, and return 0 where it is none. */
-#if defined(ENTROPI_IMAGES) || defined(__ARM_FEATURE_MVE)
-static inline int run_usual_pool(const layer *l, const tensor *in, const tensor *out, const int8s *activations)
-{
-    return (void)l, (void)in, (void)out, (void)activations, 0;
-}
-static inline int run_usual_add(const uint8_t *image, const layer *l, const tensor *a, const tensor *b,
-                                const tensor *out, const int8s *activations)
-{
-    return (void)image, (void)l, (void)a, (void)b, (void)out, (void)activations, 0;
-}
-#else
-int run_usual_pool(const layer *l, const tensor *in, const tensor *out, int8_t *activations);
-int run_usual_add(const uint8_t *image, const layer *l, const tensor *a, const tensor *b, const tensor *out,
-                  int8_t *activations);
-#endif
-
-/* sum + a * b / 2^32, the product rounded half up: one instruction on cores with DSP instructions. */
-static inline int32_t add_upper(int32_t sum, int32_t a, int32_t b)
-{
-    return (int32_t)((uint32_t)sum + (uint32_t)(((int64_t)a * b + 0x80000000) >> 32));
-}
-
-/* Nearly every scale is usual: a multiplier of at least 2^30 and a shift to the right by at least two bits. Then
- * requantise, the zero point added, are two rounded products. */
-static inline int is_usual(const row_scale *s) { return s->multiplier >= 1 << 30 && s->shift < -1; }
-static inline int32_t usual_factor(const row_scale *s) { return (int32_t)((uint32_t)s->multiplier << 1); }
-static inline int32_t usual_divisor(const row_scale *s) { return 1 << (32 + s->shift); }
 
 static inline int8_t clamp_i8(int32_t x, int32_t low, int32_t high)
 {
     return (int8_t)(x < low ? low : x > high ? high : x);
 }
 
-/* The output of all of int8. add_upper(x, x, factor) is multiply_rounded: the factor is 2 * multiplier - 2^32. */
-static inline int8_t usual_output(int32_t sum, int32_t factor, int32_t divisor, int32_t zero_point)
+/* The scale that nearly all rows have: a multiplier of at least 2^30, a shift to the right by at least two bits, outputs
+ * of all of int8. Then requantise and the zero point are two rounded products. */
+typedef struct {
+    int32_t factor, divisor, zero_point;
+} usual_scale;
+
+static inline int is_usual(const row_scale *scale, const range *outputs)
 {
-    const int32_t high = add_upper(sum, sum, factor);
-    return clamp_i8(add_upper(zero_point, high + (high >> 31), divisor), INT8_MIN, INT8_MAX);
+    return scale->multiplier >= 1 << 30 && scale->shift < -1 && outputs->low == INT8_MIN && outputs->high == INT8_MAX;
+}
+
+/* add_high(x, x, usual_factor) is multiply_rounded: the factor is 2 * multiplier - 2^32. */
+static inline int32_t usual_factor(const row_scale *scale) { return (int32_t)((uint32_t)scale->multiplier << 1); }
+
+static inline usual_scale usual_of(const row_scale *scale, const range *outputs)
+{
+    usual_scale s = {
+        .factor = usual_factor(scale),
+        .divisor = 1 << (32 + scale->shift),
+        .zero_point = outputs->zero_point,
+    };
+    OWN_REGISTER(s.divisor) /* a product is one instruction, a shift of 64 bits is many */
+    return s;
+}
+
+static inline int8_t usual_output(int32_t sum, const usual_scale *s)
+{
+    const int32_t high = add_high(sum, sum, s->factor);
+    return clamp_i8(add_high(s->zero_point, high + (high >> 31), s->divisor), INT8_MIN, INT8_MAX);
 }
 
 /* A head of zeros, and no sample waiting, in an arena that is laid out. */

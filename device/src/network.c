@@ -47,42 +47,13 @@ void fill_border(const tensor *t, int8s *activations)
     }
 }
 
-void run_layer(const uint8_t *image, const image_header *h, const layer *l, const tensor *out, int8s *activations,
-               uint32_t *scratch)
+void run_layer(const image_header *header, uint32_t index, work *w)
 {
-    const tensor in = read_tensor(image, h, l->input);
-    switch (l->kind) {
-    case LAYER_CONV:
-        run_conv(image, l, &in, out, activations, scratch);
-        break;
-    case LAYER_MAX_POOL:
-    case LAYER_AVERAGE_POOL:
-        if (!run_usual_pool(l, &in, out, activations))
-            run_pool(l, &in, out, activations);
-        break;
-    case LAYER_ADD:
-    case LAYER_SUB: {
-        const tensor second = read_tensor(image, h, l->second);
-        if (!run_usual_add(image, l, &in, &second, out, activations))
-            run_add(image, l, &in, &second, out, activations);
-        break;
-    }
-    case LAYER_MUL: {
-        const tensor second = read_tensor(image, h, l->second);
-        run_mul(image, l, &in, &second, out, activations);
-        break;
-    }
-    case LAYER_TABLE:
-        run_table(image, l, &in, out, activations);
-        break;
-    case LAYER_SOFTMAX:
-        run_softmax(image, l, &in, out, activations);
-        break;
-    case LAYER_COPY:
-        run_copy(l, &in, out, activations);
-        break;
-    default:
-        run_mean(image, l, &in, out, activations);
-    }
-    fill_border(out, activations); /* last: an output may lie over an input of its layer, border over values */
+    w->layer = read_layer(w->image, header, index);
+    w->in = read_tensor(w->image, header, w->layer.input);
+    w->out = read_tensor(w->image, header, w->layer.output);
+    if (has_two_operands(&w->layer))
+        w->second = read_tensor(w->image, header, w->layer.second);
+    layer_kernels[KERNEL_OF(w->layer.kind, w->layer.encoding)](w);
+    fill_border(&w->out, w->activations); /* last: an output may lie over an input of its layer, border over values */
 }

@@ -14,26 +14,20 @@ void put(const row_scale *scale, const range *outputs, const int32_t *sums, uint
 
 #else
 
-SPECIALISE void put_scaled(const row_scale *scale, int32_t zero_point, int divides, int32_t low, int32_t high,
-                           const int32s *sums, uint32_t count, int8s *to)
-{
-    const int32_t multiplier = scale->multiplier;
-    const int shift = scale->shift;
-    const uint32_t half = divides ? 1u << (-shift - 1) : 0;
-    for (const int32s *end = sums + count; sums != end;) {
-        const int32s value = *sums++;
-        const int32s scaled = divides ? divide_rounded(multiply_rounded(value, multiplier), half, -shift)
-                                      : requantise(value, multiplier, shift);
-        put_value(scaled, zero_point, low, high, to++);
-    }
-}
-
 void put(const row_scale *scale, const range *outputs, const int32s *sums, uint32_t count, int8s *to)
 {
-    if (scale->shift < 0 && outputs->low == INT8_MIN && outputs->high == INT8_MAX) /* nearly always */
-        put_scaled(scale, outputs->zero_point, 1, INT8_MIN, INT8_MAX, sums, count, to);
-    else
-        put_scaled(scale, outputs->zero_point, 0, outputs->low, outputs->high, sums, count, to);
+    const int32s *const end = sums + count;
+#if !defined(ENTROPI_IMAGES)
+    if (is_usual(scale, outputs)) {
+        const usual_scale s = usual_of(scale, outputs);
+        while (sums != end)
+            *to++ = usual_output(*sums++, &s);
+        return;
+    }
+#endif
+    while (sums != end)
+        put_value(requantise(*sums++, scale->multiplier, scale->shift), outputs->zero_point, outputs->low,
+                  outputs->high, to++);
 }
 
 #endif

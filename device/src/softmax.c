@@ -34,7 +34,7 @@ static int32_t inverse_of_one_plus(int32_t a)
     return times_power(x, 1);
 }
 
-/* One position of one image: channel c is from[c * in_plane], and goes to to[c * out_plane]. */
+/* One position: channel c is from[c * in_plane], and goes to to[c * out_plane]. */
 static void softmax(const uint8_t *exponentials, const int8_t *from, uint32_t in_plane, int8_t *to, uint32_t out_plane,
                     uint32_t channels)
 {
@@ -55,13 +55,14 @@ static void softmax(const uint8_t *exponentials, const int8_t *from, uint32_t in
     }
 }
 
-void run_softmax(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8s *activations)
+void run_softmax(const work *w)
 {
+    const tensor *in = &w->in, *out = &w->out;
+    const uint8_t *exponentials = w->image + w->layer.parameters_at;
     for (uint32_t y = 0; y < out->height; y++)
         for (uint32_t x = 0; x < out->width; x++)
             for (uint32_t i = 0; i < IMAGES; i++)
-                softmax(image + l->parameters_at,
-                        (const int8_t *)(activations + interior(in) + y * in->pitch + x) + i, in->plane * IMAGES,
-                        (int8_t *)(activations + interior(out) + y * out->pitch + x) + i, out->plane * IMAGES,
-                        out->channels);
+                softmax(exponentials, (const int8_t *)(w->activations + interior(in) + y * in->pitch + x) + i,
+                        in->plane * IMAGES, (int8_t *)(w->activations + interior(out) + y * out->pitch + x) + i,
+                        out->plane * IMAGES, out->channels);
 }

@@ -6,7 +6,6 @@
  * beyond the border counts as the zero point, too. Above and below, the rows of the kernel that lie there are left out,
  * and what they would add goes into the bias. To the left and right, the windows read whatever lies beside the input,
  * and then take back what that has added. */
-#include "dsp.h"
 #include "internal.h"
 #include "mve.h"
 #include "windows.h"
@@ -30,8 +29,9 @@ typedef struct {
 typedef struct {
     pair *pairs, *end;
     uint32_t rest; /* of the number of pairs, divided by four */
-    int is_usual;  /* every output is usual_output by this factor and divisor */
-    int32_t factor, divisor;
+    int is_usual;  /* outputs are usual_output of this scale */
+    int is_plain;  /* and all windows inside the border at the sides */
+    usual_scale usual;
     row_scale scale;
     const tap *taps; /* and one behind the last */
     uint32_t rows, columns;
@@ -65,7 +65,7 @@ struct geometry {
     int32_t input_zero_point;
     range outputs;
     axis down, across;
-    int is_usual; /* no window reaches beyond the border at the left or right, outputs of all of int8 */
+    int is_inside; /* no window reaches beyond the border at the left or right */
     run_tiles *wide;
     uint32_t rows, columns; /* of a wide tile */
     parts whole;            /* the rows all of whose windows have every row of the kernel */
@@ -169,43 +169,49 @@ SPECIALISE void add_pairs(const channel *k, const int8_t *x, uint32_t down, uint
 #define STEP_2X2                                                                                                       \
     "ldmia %[p]!, {r4, r5, r6}\n"                                                                                      \
     "ldrh %[t], [%[x], r4]\n"                                                                                          \
-    "ldrh %[u], [%[x], r5]\n"                                                                                          \
-    "ldrh r4, [%[y], r4]\n"                                                                                            \
+    "ldrh r5, [%[x], r5]\n"                                                                                            \
+    "pkhbt %[t], %[t], r5, lsl #16\n" ADD_NEIGHBOURS("%[t]", "s0", "s1")                                               \
+    "ldrd r4, r5, [%[p], #-12]\n"                                                                                      \
+    "ldrh %[t], [%[y], r4]\n"                                                                                          \
     "ldrh r5, [%[y], r5]\n"                                                                                            \
-    "pkhbt %[t], %[t], %[u], lsl #16\n"                                                                                \
-    "pkhbt r5, r4, r5, lsl #16\n" ADD_NEIGHBOURS("%[t]", "s0", "s1") ADD_NEIGHBOURS("r5", "s2", "s3")
+    "pkhbt %[t], %[t], r5, lsl #16\n" ADD_NEIGHBOURS("%[t]", "s2", "s3")
 
 #define STEP_STRIDE_2                                                                                                  \
     "ldmia %[p]!, {r4, r5, r6}\n"                                                                                      \
-    "ldr %[t], [%[x], r4]\n"                                                                                           \
-    "ldr %[u], [%[x], r5]\n"                                                                                           \
-    "ldr r4, [%[y], r4]\n"                                                                                             \
-    "ldr r5, [%[y], r5]\n" ADD_ODD_BYTES("%[t]", "b", "s0", "s1") ADD_ODD_BYTES("%[u]", "t", "s0", "s1")               \
-        ADD_ODD_BYTES("r4", "b", "s2", "s3") ADD_ODD_BYTES("r5", "t", "s2", "s3")
+    "ldr %[t], [%[x], r4]\n" ADD_ODD_BYTES("%[t]", "b", "s0", "s1")                                                    \
+    "ldr %[t], [%[x], r5]\n" ADD_ODD_BYTES("%[t]", "t", "s0", "s1")                                                    \
+    "ldr r4, [%[y], r4]\n" ADD_ODD_BYTES("r4", "b", "s2", "s3")                                                        \
+    "ldr r5, [%[y], r5]\n" ADD_ODD_BYTES("r5", "t", "s2", "s3")
 
-#define SUMS [s0] "+r"(s[0]), [s1] "+r"(s[1]), [s2] "+r"(s[2]), [s3] "+r"(s[3])
+/* The registers are named, since not every compiler finds them for so many operands. */
 #define ADD_IN_STEPS(step, x_at, y_at)                                                                                 \
-    __asm__ volatile(FOUR_STEPS(step)                                                                                  \
-                     : [p] "+r"(p), [t] "+r"(t), [u] "=&r"(u), SUMS                                                    \
-                     : [end] "r"(k->end), [x] "r"(x_at), [y] "r"(y_at)                                                 \
-                     : "r4", "r5", "r6", "cc", "memory")
+    {                                                                                                                  \
+        const int8_t *const at = (x_at), *const other = (y_at);                                                        \
+        const pair *const first = k->pairs, *const last = k->end;                                                      \
+        const uint32_t rest = k->rest;                                                                                 \
+        register const int8_t *x_ __asm__("r2") = at, *y_ __asm__("r3") = other;                                       \
+        register const pair *p __asm__("r0") = first, *end __asm__("r1") = last;                                       \
+        register int32_t s0 __asm__("r8") = s[0], s1 __asm__("r9") = s[1], s2 __asm__("r10") = s[2];                   \
+        register int32_t s3 __asm__("r12") = s[3];                                                                     \
+        register uint32_t t __asm__("lr") = rest;                                                                      \
+        __asm__ volatile(FOUR_STEPS(step)                                                                              \
+                         : [p] "+r"(p), [t] "+r"(t), [s0] "+r"(s0), [s1] "+r"(s1), [s2] "+r"(s2), [s3] "+r"(s3)        \
+                         : [end] "r"(end), [x] "r"(x_), [y] "r"(y_)                                                    \
+                         : "r4", "r5", "r6", "cc", "memory");                                                          \
+        s[0] = s0, s[1] = s1, s[2] = s2, s[3] = s3;                                                                    \
+    }
 
 SPECIALISE void add_pairs_of_tile(const channel *k, const int8_t *x, uint32_t down, uint32_t columns, uint32_t stride,
                                   int32_t *s)
 {
-    const pair *p = k->pairs;
-    uint32_t t = k->rest, u;
     if (columns == 4 && stride == 1)
-        __asm__ volatile(FOUR_STEPS(STEP_1X4)
-                         : [p] "+r"(p), [t] "+r"(t), SUMS
-                         : [end] "r"(k->end), [x] "r"(x)
-                         : "r4", "r5", "r6", "cc", "memory");
+        ADD_IN_STEPS(STEP_1X4, x, x)
     else if (columns == 2 && stride == 1)
-        ADD_IN_STEPS(STEP_2X2, x, x + down);
+        ADD_IN_STEPS(STEP_2X2, x, x + down)
     else if (columns == 4)
-        ADD_IN_STEPS(STEP_STRIDE_2, x - 1, x + 3);
+        ADD_IN_STEPS(STEP_STRIDE_2, x - 1, x + 3)
     else
-        ADD_IN_STEPS(STEP_STRIDE_2, x - 1, x - 1 + down);
+        ADD_IN_STEPS(STEP_STRIDE_2, x - 1, x - 1 + down)
 }
 
 #else
@@ -227,14 +233,14 @@ SPECIALISE void tiles(const geometry *g, const channel *k, const area *a, uint32
                 add_pairs_of_tile(k, x, g->stride_y, columns, across, s);
             else
                 add_pairs(k, x, g->stride_y, columns, across, s);
-            if (k->is_usual) {
-                const int32_t factor = k->factor, divisor = k->divisor, zero_point = g->outputs.zero_point;
+            if (k->is_plain || (k->is_usual && are_inside(&g->across, a->end - (uint32_t)(last - to), columns))) {
+                const usual_scale usual = k->usual;
                 int8_t *const rest = rows > 1 ? to + g->pitch : to + 2;
-                to[0] = usual_output(s[0], factor, divisor, zero_point);
+                to[0] = usual_output(s[0], &usual);
                 if (columns > 1) {
-                    to[1] = usual_output(s[1], factor, divisor, zero_point);
-                    rest[0] = usual_output(s[2], factor, divisor, zero_point);
-                    rest[1] = usual_output(s[3], factor, divisor, zero_point);
+                    to[1] = usual_output(s[1], &usual);
+                    rest[0] = usual_output(s[2], &usual);
+                    rest[1] = usual_output(s[3], &usual);
                 }
             } else {
                 int32_t sums[4] = {s[0], s[1], s[2], s[3]};
@@ -470,13 +476,20 @@ NOT_INLINED int32_t sum_of_codes(entry_reader *r, tap_reader taps, uint32_t plan
     return sum_row(r, 1, taps, plane, corner);
 }
 
+/* How the rows are read. */
+typedef struct {
+    int is_rice;
+    pair *(*decode)(entry_reader *r, tap_reader taps, uint32_t plane, pair *to);
+    int32_t (*sum)(entry_reader *r, tap_reader taps, uint32_t plane, const int8_t *corner);
+} form;
+
 /* Layers of one output position, inside the border. */
-static void run_position(geometry *g, const row_list *rows, int is_rice)
+static void run_position(geometry *g, const row_list *rows, const form *f)
 {
     const uint32_t length = rows->length, plane = rows->input_plane;
     scale_reader scales = open_scales(rows->scales);
-    entry_reader r = open_entries(rows->weights, is_rice);
-    read_entry(&r, is_rice);
+    entry_reader r = open_entries(rows->weights, f->is_rice);
+    read_entry(&r, f->is_rice);
     uint32_t group_end = rows->a_group;
     for (uint32_t c = 0; c < rows->count; c++, g->output += rows->output_plane) {
         if (c == group_end) {
@@ -489,16 +502,16 @@ static void run_position(geometry *g, const row_list *rows, int is_rice)
             continue;
         }
         const row_scale scale = read_scale(&scales);
-        const int32_t sum = scale.bias + (is_rice ? sum_of_codes : sum_of_pairs)(&r, rows->taps, plane, g->input);
+        const int32_t sum = scale.bias + f->sum(&r, rows->taps, plane, g->input);
         put(&scale, &g->outputs, &sum, 1, g->output);
     }
 }
 
-static void run_map(geometry *g, const row_list *rows, channel *k, int is_rice)
+static void run_map(geometry *g, const row_list *rows, channel *k, const form *f)
 {
     scale_reader scales = open_scales(rows->scales);
-    entry_reader entries = open_entries(rows->weights, is_rice);
-    read_entry(&entries, is_rice);
+    entry_reader entries = open_entries(rows->weights, f->is_rice);
+    read_entry(&entries, f->is_rice);
     uint32_t group_end = rows->a_group;
     for (uint32_t c = 0; c < rows->count; c++, g->output += rows->output_plane) {
         if (c == group_end) {
@@ -510,14 +523,13 @@ static void run_map(geometry *g, const row_list *rows, channel *k, int is_rice)
             constant_channel(g, (int8_t)*scales.at++);
             continue;
         }
-        k->end = (is_rice ? decode_codes : decode_pairs)(&entries, rows->taps, rows->input_plane, k->pairs);
+        k->end = f->decode(&entries, rows->taps, rows->input_plane, k->pairs);
         k->rest = (uint32_t)(k->end - k->pairs) & 3u;
         k->scale = read_scale(&scales);
-        k->is_usual = g->is_usual && is_usual(&k->scale);
-        if (k->is_usual) {
-            k->factor = usual_factor(&k->scale);
-            k->divisor = usual_divisor(&k->scale);
-        }
+        k->is_usual = is_usual(&k->scale, &g->outputs);
+        k->is_plain = k->is_usual && g->is_inside;
+        if (k->is_usual)
+            k->usual = usual_of(&k->scale, &g->outputs);
         run_channel(g, k);
     }
 }
@@ -525,28 +537,44 @@ static void run_map(geometry *g, const row_list *rows, channel *k, int is_rice)
 /* Most columns of a map that are split, and how many times more weight bytes x positions than map bytes pay for it. */
 enum { MOST_SPLIT = 128, SPLIT_PAYS = 64 };
 
-/* Bring the columns of even number in each row before the others. */
-static void split_columns(int8_t *row, uint32_t rows, uint32_t pitch)
+/* Whether a stride of 2 is made one of 1: the columns of even number in each row of the input lie before the others
+ * while the layer runs. A tile's inputs are then neighbours. */
+static int is_split(const geometry *g, const layer *l, const tensor *in)
+{
+    return l->stride_w == 2 && l->groups == 1 && g->is_inside && g->width >= 4 && in->pitch <= MOST_SPLIT &&
+           (uint64_t)l->weights_length * g->width * g->height >= (uint64_t)SPLIT_PAYS * in->channels * in->plane;
+}
+
+/* Where a column lies then, from the first one, border included. */
+static uint32_t split_column(const tensor *in, uint32_t column)
+{
+    return column / 2u + column % 2u * ((in->pitch + 1u) / 2u);
+}
+
+static void split_columns(geometry *g, const layer *l, const tensor *in, int8_t *row)
 {
     int8_t odd[MOST_SPLIT / 2];
-    for (; rows--; row += pitch) {
-        const int8_t *from = row, *const end = row + pitch;
+    for (const int8_t *const last = row + in->channels * in->plane; row != last;) {
+        const int8_t *from = row, *const end = row + in->pitch;
         int8_t *to = row, *waiting = odd;
         while (from != end) {
             *to++ = *from++;
             if (from != end)
                 *waiting++ = *from++;
         }
-        for (from = odd; from != waiting;)
+        row = to + in->pitch / 2u;
+        for (from = odd; to != row;)
             *to++ = *from++;
     }
+    g->input -= in->left - l->pad_left;
+    g->stride_x = 1;
 }
 
-/* And back. */
-static void merge_columns(int8_t *row, uint32_t rows, uint32_t pitch)
+static void merge_columns(const tensor *in, int8_t *row)
 {
     int8_t odd[MOST_SPLIT / 2];
-    for (; rows--; row += pitch) {
+    const uint32_t pitch = in->pitch;
+    for (const int8_t *const last = row + in->channels * in->plane; row != last; row += pitch) {
         const int8_t *from = row + pitch;
         int8_t *to = row + pitch, *waiting = odd + pitch / 2u;
         while (waiting != odd)
@@ -560,12 +588,13 @@ static void merge_columns(int8_t *row, uint32_t rows, uint32_t pitch)
     }
 }
 
-void run_sparse(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations,
-                uint32_t *scratch)
+static void run_sparse(const work *w, const form *f)
 {
+    const layer *l = &w->layer;
+    const tensor *in = &w->in, *out = &w->out;
     geometry g = {
-        .input = activations + ((int32_t)interior(in) - (int32_t)(l->pad_top * in->pitch + l->pad_left)),
-        .output = activations + interior(out),
+        .input = w->activations + ((int32_t)interior(in) - (int32_t)(l->pad_top * in->pitch + l->pad_left)),
+        .output = w->activations + interior(out),
         .stride_y = l->stride_h * in->pitch,
         .stride_x = l->stride_w,
         .pitch = out->pitch,
@@ -576,24 +605,17 @@ void run_sparse(const uint8_t *image, const layer *l, const tensor *in, const te
     };
     g.down = along(l->stride_h, l->dilation_h, l->kernel_h, l->pad_top, in->top, in->height, in->bottom, g.height);
     g.across = along(l->stride_w, l->dilation_w, l->kernel_w, l->pad_left, in->left, in->width, in->right, g.width);
-    const int inside = are_inside(&g.across, 0, g.width);
-    g.is_usual = inside && g.outputs.low == INT8_MIN && g.outputs.high == INT8_MAX;
+    g.is_inside = are_inside(&g.across, 0, g.width);
     const uint32_t count = (uint32_t)l->kernel_h * l->kernel_w, channels = (uint32_t)in->channels / l->groups;
-    const int is_rice = l->encoding == WEIGHTS_RICE;
-    tap *const taps = (tap *)(void *)scratch;
-    const uint32_t bytes = in->channels * in->plane;
-    int8_t *const rest = activations + in->offset;
-    const int split = g.stride_x == 2 && inside && g.width >= 4 && in->pitch <= MOST_SPLIT &&
-                      (uint64_t)l->weights_length * g.width * g.height >= (uint64_t)SPLIT_PAYS * bytes;
-    const uint32_t left = split ? (uint32_t)in->left - l->pad_left : 0, odd = split ? (in->pitch + 1u) / 2u : 1u;
+    const int split = is_split(&g, l, in);
+    int8_t *const first_row = w->activations + in->offset;
+    if (split)
+        split_columns(&g, l, in, first_row);
+    tap *const taps = (tap *)(void *)w->scratch;
     for (uint32_t i = 0; i < count; i++) {
-        const uint32_t x = left + i % l->kernel_w * l->dilation_w, column = split ? x / 2u + x % 2u * odd : x;
-        taps[i].behind = i / l->kernel_w * l->dilation_h * in->pitch + column + channels * in->plane;
-    }
-    if (split) {
-        g.input -= left;
-        g.stride_x = 1;
-        split_columns(rest, bytes / in->pitch, in->pitch);
+        const uint32_t x = i % l->kernel_w * l->dilation_w;
+        taps[i].behind = i / l->kernel_w * l->dilation_h * in->pitch + channels * in->plane +
+                         (split ? split_column(in, in->left - l->pad_left + x) : x);
     }
     const row_list rows = {
         .count = out->channels,
@@ -601,24 +623,36 @@ void run_sparse(const uint8_t *image, const layer *l, const tensor *in, const te
         .length = channels * count,
         .input_plane = in->plane,
         .output_plane = out->plane,
-        .weights = image + l->weights_at,
-        .scales = image + l->parameters_at,
+        .weights = w->image + l->weights_at,
+        .scales = w->image + l->parameters_at,
         .taps = {.t = taps, .last = taps + count, .channels = channels},
     };
     channel k = {
-        .pairs = (pair *)(void *)(scratch + (count + 1u) * TAP_WORDS),
+        .pairs = (pair *)(void *)(w->scratch + (count + 1u) * TAP_WORDS),
         .taps = taps,
         .rows = l->kernel_h,
         .columns = l->kernel_w,
     };
-    if (g.width == 1 && g.height == 1 && inside && are_inside(&g.down, 0, 1)) {
-        run_position(&g, &rows, is_rice);
+    if (g.width == 1 && g.height == 1 && g.is_inside && are_inside(&g.down, 0, 1)) {
+        run_position(&g, &rows, f);
         return;
     }
     choose_tile(&g);
     g.whole = divide(&g, g.down.whole_from, g.down.whole_end);
-    run_map(&g, &rows, &k, is_rice);
+    run_map(&g, &rows, &k, f);
     if (split)
-        merge_columns(rest, bytes / in->pitch, in->pitch);
+        merge_columns(in, first_row);
+}
+
+void run_pairs(const work *w)
+{
+    const form pairs = {0, decode_pairs, sum_of_pairs};
+    run_sparse(w, &pairs);
+}
+
+void run_rice(const work *w)
+{
+    const form codes = {1, decode_codes, sum_of_codes};
+    run_sparse(w, &codes);
 }
 #endif

@@ -194,12 +194,13 @@ NOT_INLINED uint32_t *decode_codes(entry_reader *e, const geometry *g, uint32_t 
     return decode_row(e, 1, g, channels, plane, taps, list);
 }
 
-void run_sparse(const uint8_t *image, const layer *l, const tensor *in, const tensor *out, int8_t *activations,
-                uint32_t *scratch)
+static void run_sparse(const work *w, int is_rice)
 {
+    const layer *l = &w->layer;
+    const tensor *in = &w->in, *out = &w->out;
     geometry g = {
-        .input = activations + ((int32_t)interior(in) - (int32_t)(l->pad_top * in->pitch + l->pad_left)),
-        .output = activations + interior(out),
+        .input = w->activations + ((int32_t)interior(in) - (int32_t)(l->pad_top * in->pitch + l->pad_left)),
+        .output = w->activations + interior(out),
         .stride_y = l->stride_h * in->pitch,
         .stride_x = l->stride_w,
         .pitch = out->pitch,
@@ -215,16 +216,15 @@ void run_sparse(const uint8_t *image, const layer *l, const tensor *in, const te
                                  g.stride_x == 1);
     const uint32_t rows = out->channels, rows_a_group = rows / l->groups, channels = (uint32_t)in->channels / l->groups;
     const uint32_t group_bytes = channels * in->plane, length = channels * g.count;
-    tap *const taps = (tap *)(void *)scratch;
-    uint32_t *const list = scratch + (g.count + 1u) * TAP_WORDS;
+    tap *const taps = (tap *)(void *)w->scratch;
+    uint32_t *const list = w->scratch + (g.count + 1u) * TAP_WORDS;
     for (uint32_t i = 0; i < g.count; i++) {
         const uint32_t corner = i / g.columns * l->dilation_h * in->pitch + i % g.columns * l->dilation_w;
         taps[i].behind = (corner + group_bytes) << 8;
     }
     row r = {.first = list, .taps = taps};
-    const int is_rice = l->encoding == WEIGHTS_RICE;
-    scale_reader scales = open_scales(image + l->parameters_at);
-    entry_reader entries = open_entries(image + l->weights_at, is_rice);
+    scale_reader scales = open_scales(w->image + l->parameters_at);
+    entry_reader entries = open_entries(w->image + l->weights_at, is_rice);
     read_entry(&entries, is_rice);
     for (uint32_t c = 0; c < rows; c++, g.output += out->plane) {
         if (c && c % rows_a_group == 0)
@@ -242,4 +242,7 @@ void run_sparse(const uint8_t *image, const layer *l, const tensor *in, const te
         run_row(&g, &r, &s);
     }
 }
+
+void run_pairs(const work *w) { run_sparse(w, 0); }
+void run_rice(const work *w) { run_sparse(w, 1); }
 #endif

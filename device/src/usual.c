@@ -1,13 +1,12 @@
 /* The usual cases of pools and additions, in fewer instructions than layers.c takes for any case. */
-#include "dsp.h"
 #include "internal.h"
-#include "mve.h"
+#include "lines.h"
 
 #if !ENTROPI_MVE
 
 enum { LINE = 128 };
 
-static inline int8_t larger_value(int8_t a, int8_t b) { return a > b ? a : b; }
+static inline int8_t larger_byte(int8_t a, int8_t b) { return a > b ? a : b; }
 
 /* The largest value, or `least`, in each column of some rows. */
 static void largest_in_columns(const int8_t *from, uint32_t pitch, uint32_t rows, int8_t least, int8_t *line,
@@ -27,7 +26,7 @@ static void largest_in_columns(const int8_t *from, uint32_t pitch, uint32_t rows
         const int8_t *below = from;
         int8_t value = least;
         for (uint32_t row = rows; row; row--, below += pitch)
-            value = larger_value(value, *below);
+            value = larger_byte(value, *below);
         *line++ = value;
     }
 }
@@ -37,21 +36,23 @@ SPECIALISE void largest_in_windows(const int8_t *line, uint32_t stride, uint32_t
     for (const int8_t *end = to + count; to != end; line += stride) {
         int8_t value = *line;
         for (uint32_t i = 1; i < kernel; i++)
-            value = larger_value(value, line[i]);
+            value = larger_byte(value, line[i]);
         *to++ = value;
     }
 }
 
 /* MAX_POOL_2D: the largest values of columns, then of these. An output may lie over an input, each of its channels
  * before the input's of the same number. */
-int run_usual_pool(const layer *l, const tensor *in, const tensor *out, int8_t *activations)
+int run_usual_max_pool(const work *w)
 {
+    const layer *l = &w->layer;
+    const tensor *in = &w->in, *out = &w->out;
     const int clipped = l->encoding == WINDOW_CLIPPED;
     const int8_t outside = clipped ? INT8_MIN : in->zero_point;
     const int32_t top = clipped ? 0 : -in->top, bottom = in->height + (clipped ? 0 : in->bottom);
     const int32_t left = clipped ? 0 : -in->left, right = in->width + (clipped ? 0 : in->right);
     const int32_t columns = (out->width - 1) * l->stride_w + l->kernel_w;
-    if (l->kind != LAYER_MAX_POOL || columns > LINE || l->low != INT8_MIN || l->high != INT8_MAX)
+    if (columns > LINE || l->low != INT8_MIN || l->high != INT8_MAX)
         return 0;
     /* Column 0 of the line is the first window's; from..end - 1 lie inside the input. */
     int8_t line[LINE];
@@ -60,7 +61,7 @@ int run_usual_pool(const layer *l, const tensor *in, const tensor *out, int8_t *
     for (int32_t i = 0; i < columns; i++)
         line[i] = outside;
     const uint32_t kernel = l->kernel_w, stride = l->stride_w;
-    const int8_t *plane = activations + ((int32_t)interior(in) + from - l->pad_left);
+    const int8_t *plane = w->activations + ((int32_t)interior(in) + from - l->pad_left);
     for (uint32_t c = 0; c < out->channels; c++, plane += in->plane)
         for (uint32_t y = 0; y < out->height; y++) {
             const int32_t at = (int32_t)(y * l->stride_h) - l->pad_top, y_end = at + l->kernel_h;
@@ -69,7 +70,7 @@ int run_usual_pool(const layer *l, const tensor *in, const tensor *out, int8_t *
             if (from < end)
                 largest_in_columns(plane + y0 * (int32_t)in->pitch, in->pitch, y0 < y1 ? (uint32_t)(y1 - y0) : 0,
                                    whole ? INT8_MIN : outside, line + from, (uint32_t)(end - from));
-            int8_t *const to = activations + interior(out) + c * out->plane + y * out->pitch;
+            int8_t *const to = w->activations + interior(out) + c * out->plane + y * out->pitch;
             if (kernel == 2)
                 largest_in_windows(line, stride, 2, to, out->width);
             else if (kernel == 3)
@@ -84,14 +85,14 @@ int run_usual_pool(const layer *l, const tensor *in, const tensor *out, int8_t *
 typedef struct {
     int32_t zero_points[2];
     int32_t factor, right;
-    int32_t out_factor, out_divisor, out_zero_point;
+    usual_scale to_out;
     uint32_t lines, length, pitches[3]; /* of the operands and the output */
 } addition;
 
 NOT_INLINED void add_lines(const addition *s, const int8_t *halved, const int8_t *other, int8_t *to)
 {
     const int32_t factor = s->factor, right = s->right;
-    const int32_t out_factor = s->out_factor, out_divisor = s->out_divisor, out_zero_point = s->out_zero_point;
+    const usual_scale to_out = s->to_out;
     int32_t first = -s->zero_points[0] * (1 << (ADD_HEADROOM_BITS - 1));
     int32_t second = -s->zero_points[1] * (1 << ADD_HEADROOM_BITS);
     OWN_REGISTER(first) /* not to become the zero points again, for which there is one instruction more */
@@ -101,53 +102,41 @@ NOT_INLINED void add_lines(const addition *s, const int8_t *halved, const int8_t
         for (const int8_t *end = to + s->length; to != end;) {
             const int32_t a = first + *halved++ * (1 << (ADD_HEADROOM_BITS - 1));
             const int32_t b = second + *other++ * (1 << ADD_HEADROOM_BITS);
-            const int32_t sum = a + divide_rounded(add_upper(b, b, factor), half, right);
-            *to++ = usual_output(sum, out_factor, out_divisor, out_zero_point);
+            const int32_t sum = a + divide_rounded(add_high(b, b, factor), half, right);
+            *to++ = usual_output(sum, &to_out);
         }
         halved += s->pitches[0] - s->length, other += s->pitches[1] - s->length, to += s->pitches[2] - s->length;
     }
 }
 
-static int same_size(const tensor *a, const tensor *b)
-{
-    return a->channels == b->channels && a->height == b->height && a->width == b->width;
-}
-
-static row_scale scale_at(const uint8_t *p) { return (row_scale){.multiplier = load_i32(p), .shift = load_i32(p + 4)}; }
-
 static int is_one_half(const uint8_t *scale) { return load_i32(scale) == 1 << 30 && load_i32(scale + 4) == 0; }
 
 /* ADD of two tensors of one size, the scale of one of which is one half. */
-int run_usual_add(const uint8_t *image, const layer *l, const tensor *a, const tensor *b, const tensor *out,
-                  int8_t *activations)
+int run_usual_add(const work *w)
 {
-    const uint8_t *const scales = image + l->parameters_at;
+    const layer *l = &w->layer;
+    const tensor *a = &w->in, *b = &w->second, *out = &w->out;
+    const uint8_t *const scales = w->image + l->parameters_at;
     const int swapped = !is_one_half(scales);
     const row_scale scale = scale_at(swapped ? scales : scales + 8), to_out = scale_at(scales + 16);
+    const range outputs = range_of(l, out);
     const tensor *const first = swapped ? b : a, *const second = swapped ? a : b;
-    if (l->kind != LAYER_ADD || !same_size(a, out) || !same_size(b, out) || !is_one_half(scales + 8 * swapped) ||
-        scale.multiplier < 1 << 30 || scale.shift >= 0 || !is_usual(&to_out) || l->low != INT8_MIN ||
-        l->high != INT8_MAX)
+    if (!same_size(a, out) || !same_size(b, out) || !is_one_half(scales + 8 * swapped) ||
+        scale.multiplier < 1 << 30 || scale.shift >= 0 || !is_usual(&to_out, &outputs))
         return 0;
-    /* Rows of one pitch are one line; what is made of the borders between them is written anew. So are planes without
-     * borders. */
-    const uint32_t values = (uint32_t)out->height * out->width;
-    const int is_line = a->pitch == out->pitch && b->pitch == out->pitch;
-    const int is_all = is_line && a->plane == values && b->plane == values && out->plane == values;
+    const layout all = plan_lines(a, b, out);
     const addition s = {
         .zero_points = {first->zero_point, second->zero_point},
         .factor = usual_factor(&scale),
         .right = -scale.shift,
-        .out_factor = usual_factor(&to_out),
-        .out_divisor = usual_divisor(&to_out),
-        .out_zero_point = out->zero_point,
-        .lines = is_line ? 1u : out->height,
-        .length = is_all ? values * out->channels : is_line ? (out->height - 1u) * out->pitch + out->width : out->width,
+        .to_out = usual_of(&to_out, &outputs),
+        .lines = all.lines,
+        .length = all.length,
         .pitches = {first->pitch, second->pitch, out->pitch},
     };
-    for (uint32_t c = 0; c < (is_all ? 1u : out->channels); c++)
-        add_lines(&s, activations + interior(first) + c * first->plane,
-                  activations + interior(second) + c * second->plane, activations + interior(out) + c * out->plane);
+    for (uint32_t c = 0; c < all.planes; c++)
+        add_lines(&s, w->activations + interior(first) + c * first->plane,
+                  w->activations + interior(second) + c * second->plane, w->activations + interior(out) + c * out->plane);
     return 1;
 }
 #endif

@@ -2,15 +2,6 @@
  * the same bits on every core, and fast without an FPU. docs/learning.md has the derivation. */
 #include "internal.h"
 
-/* Cores without a long multiply take the same products apart into halves of 16 bits. */
-#if !defined(ENTROPI_SHORT_MULTIPLY)
-#if defined(__ARM_ARCH_ISA_THUMB) && __ARM_ARCH_ISA_THUMB == 1
-#define ENTROPI_SHORT_MULTIPLY 1
-#else
-#define ENTROPI_SHORT_MULTIPLY 0
-#endif
-#endif
-
 enum {
     LOWEST_EXPONENT = -60,
     HIGHEST_EXPONENT = 0,
@@ -23,6 +14,9 @@ enum {
     SUMS_BEFORE_CARRY = 256        /* products of 16 and 8 bits that 32 bits can sum */
 };
 
+/* round(a * b / 2^32) */
+static inline int32_t multiply_high(int32_t a, int32_t b) { return add_high(0, a, b); }
+
 /* sum + round(error * x / 2^8) */
 static inline int32_t add_product(int32_t sum, int32_t error, int32_t x)
 {
@@ -30,32 +24,7 @@ static inline int32_t add_product(int32_t sum, int32_t error, int32_t x)
     const int32_t low = error & ((1 << ERROR_BITS) - 1);
     return sum + (error >> ERROR_BITS) * x + ((low * x + (1 << FEATURE_BITS)) >> ERROR_BITS);
 #else
-    const int32_t high = (int32_t)((uint32_t)x << (32 - ERROR_BITS));
-    return sum + (int32_t)(((int64_t)error * high + 0x80000000) >> 32);
-#endif
-}
-
-/* round(a * b / 2^32) */
-static inline int32_t multiply_high(int32_t a, int32_t b)
-{
-#if ENTROPI_SHORT_MULTIPLY
-    const int32_t a1 = a >> 16, b1 = b >> 16;
-    const uint32_t a0 = (uint32_t)a & 0xFFFFu, b0 = (uint32_t)b & 0xFFFFu;
-    const int32_t low = (int32_t)a0 * b1 + (int32_t)(a0 * b0 >> 16), high = a1 * (int32_t)b0;
-    const uint32_t carry = ((uint32_t)low & 0xFFFFu) + ((uint32_t)high & 0xFFFFu) + 0x8000u;
-    return a1 * b1 + (low >> 16) + (high >> 16) + (int32_t)(carry >> 16);
-#else
-    return (int32_t)(((int64_t)a * b + 0x80000000) >> 32);
-#endif
-}
-
-/* sum + round(a * b / 2^32) */
-static inline int32_t add_high(int32_t sum, int32_t a, int32_t b)
-{
-#if ENTROPI_SHORT_MULTIPLY
-    return sum + multiply_high(a, b);
-#else
-    return sum + (int32_t)(((int64_t)a * b + 0x80000000) >> 32);
+    return add_high(sum, error, (int32_t)((uint32_t)x << (32 - ERROR_BITS)));
 #endif
 }
 
@@ -67,10 +36,7 @@ static inline int32_t draw_rounding(uint32_t *random)
     return (int32_t)(*random >> 16);
 }
 
-static inline int16_t add_rounded(int16_t weight, int32_t step, int32_t up)
-{
-    return (int16_t)(weight + ((step + up) >> 16));
-}
+static inline int16_t add_upper(int16_t weight, int32_t step) { return (int16_t)(weight + (step >> 16)); }
 
 static float power_of_two(int32_t exponent)
 {
@@ -89,7 +55,11 @@ static uint32_t weight_count(const linear_head *h) { return h->features * h->cla
 
 static float learning_rate(const linear_head *h, uint32_t step)
 {
-    return h->config->learning_rate / (1.0f + h->config->learning_rate_decay * (float)step);
+    const entropi_head_config *config = h->config;
+    const float rate = config->learning_rate / (1.0f + config->learning_rate_decay * (float)step);
+    if (!config->steps)
+        return rate;
+    return rate * ((float)(step < config->steps ? config->steps - step : 1) / (float)config->steps);
 }
 
 /* What a step takes of a weight to let it decay, in 2^-32 of it. */
@@ -125,6 +95,16 @@ float read_weight(const linear_head *h, uint32_t at)
         DO(4)                                                                                                          \
     }
 
+/* A loop that moves x to end, two steps at a time. */
+#define BY_TWOS(x, end, STEP)                                                                                          \
+    if ((end - x) & 1) {                                                                                               \
+        STEP                                                                                                           \
+    }                                                                                                                  \
+    while (x < end) {                                                                                                  \
+        STEP                                                                                                           \
+        STEP                                                                                                           \
+    }
+
 void standardise(const linear_head *h, const int8_t *f, int8_t *x)
 {
     const int8_t *center = h->centers, *const end = f + h->features;
@@ -158,12 +138,11 @@ SPECIALISE void score_short(const sample_loop *l, uint32_t first, uint32_t width
     for (const int8_t *x = l->x; x < l->end;) {
         const int8_t *const stop = l->end - x > SUMS_BEFORE_CARRY ? x + SUMS_BEFORE_CARRY : l->end;
         int32_t parts[5] = {0};
-        for (; x < stop; x++, w += classes) {
-            OWN_REGISTER(w)
 #define DO(k) parts[k] += w[k] * *x;
-            EACH_CLASS(width, DO)
+#define STEP OWN_REGISTER(w) EACH_CLASS(width, DO) w += classes, x++;
+        BY_TWOS(x, stop, STEP)
+#undef STEP
 #undef DO
-        }
 #define DO(k) sums[k] += parts[k];
         EACH_CLASS(width, DO)
 #undef DO
@@ -200,12 +179,12 @@ SPECIALISE void score(const sample_loop *l, uint32_t first, uint32_t width)
     const int32_t *w = (const int32_t *)l->weights + first;
     const uint32_t classes = l->classes;
     int64_t sums[5] = {0}; /* of them width are used */
-    for (const int8_t *x = l->x; x < end; x++, w += classes) {
-        OWN_REGISTER(w)
+    const int8_t *x = l->x;
 #define DO(k) sums[k] += (int64_t)w[k] * *x;
-        EACH_CLASS(width, DO)
+#define STEP OWN_REGISTER(w) EACH_CLASS(width, DO) w += classes, x++;
+    BY_TWOS(x, end, STEP)
+#undef STEP
 #undef DO
-    }
 #define DO(k) l->scores[first + k] = (float)sums[k];
     EACH_CLASS(width, DO)
 #undef DO
@@ -313,6 +292,58 @@ SPECIALISE void move(const sample_loop *l, uint32_t first, uint32_t width, int h
     }
 }
 
+#if ENTROPI_DSP
+
+/* move(l, first, 5, 0) with what no compiler finds: loads and stores of several words. */
+SPECIALISE void move_five(const sample_loop *l, uint32_t first, uint32_t classes)
+{
+    const uint32_t others = classes - 5;
+    const int32_t *const e = l->errors + first, keep = l->keep;
+    const int8_t *const end = l->end;
+    int32_t *m = l->momentum + first, *w = (int32_t *)l->weights + first;
+    for (const int8_t *at = l->x; at < end; m += others, w += others) {
+        const uint32_t x = (uint32_t)*at++ << (32 - ERROR_BITS);
+        __asm__ volatile("ldm %[e], {r4, r5, r6}\n\t"
+                         "ldm %[m], {r8, r10, r12}\n\t"
+                         "smmlar r8, r4, %[x], r8\n\t" /* the steps */
+                         "smmlar r10, r5, %[x], r10\n\t"
+                         "smmlar r12, r6, %[x], r12\n\t"
+                         "ldm %[w], {r4, r5, r6}\n\t"
+                         "add r4, r4, r8\n\t"
+                         "add r5, r5, r10\n\t"
+                         "add r6, r6, r12\n\t"
+                         "stm %[w]!, {r4, r5, r6}\n\t"
+                         "smmlar r8, r8, %[keep], r8\n\t"
+                         "smmlar r10, r10, %[keep], r10\n\t"
+                         "smmlar r12, r12, %[keep], r12\n\t"
+                         "stm %[m]!, {r8, r10, r12}\n\t"
+                         "ldrd r4, r5, [%[e], #12]\n\t" /* the same for the other two */
+                         "ldrd r8, r10, [%[m]]\n\t"
+                         "smmlar r8, r4, %[x], r8\n\t"
+                         "smmlar r10, r5, %[x], r10\n\t"
+                         "ldrd r4, r5, [%[w]]\n\t"
+                         "add r4, r4, r8\n\t"
+                         "add r5, r5, r10\n\t"
+                         "strd r4, r5, [%[w]], #8\n\t"
+                         "smmlar r8, r8, %[keep], r8\n\t"
+                         "smmlar r10, r10, %[keep], r10\n\t"
+                         "strd r8, r10, [%[m]], #8"
+                         : [m] "+r"(m), [w] "+r"(w)
+                         : [e] "r"(e), [x] "r"(x), [keep] "r"(keep)
+                         : "r4", "r5", "r6", "r8", "r10", "r12", "memory");
+    }
+}
+
+#else
+
+SPECIALISE void move_five(const sample_loop *l, uint32_t first, uint32_t classes)
+{
+    (void)classes;
+    move(l, first, 5, 0);
+}
+
+#endif
+
 SPECIALISE void move_short(const sample_loop *l, uint32_t first, uint32_t width, int has_sum)
 {
     const uint32_t classes = l->classes;
@@ -325,12 +356,12 @@ SPECIALISE void move_short(const sample_loop *l, uint32_t first, uint32_t width,
         const int32_t x = *at++, up = draw_rounding(&random);
         OWN_REGISTER(w)
         if (has_sum) {
-#define DO(k) w[k] = add_rounded(w[k], add_product(sum[k], e[k], x), up), sum[k] = 0;
+#define DO(k) w[k] = add_upper(w[k], add_product(sum[k] + up, e[k], x)), sum[k] = 0;
             EACH_CLASS(width, DO)
 #undef DO
             sum += classes;
         } else {
-#define DO(k) w[k] = add_rounded(w[k], add_product(0, e[k], x), up);
+#define DO(k) w[k] = add_upper(w[k], add_product(up, e[k], x));
             EACH_CLASS(width, DO)
 #undef DO
         }
@@ -340,7 +371,13 @@ SPECIALISE void move_short(const sample_loop *l, uint32_t first, uint32_t width,
 NOT_INLINED void add_5(const sample_loop *l, uint32_t first) { add(l, first, 5); }
 NOT_INLINED void add_2(const sample_loop *l, uint32_t first) { add(l, first, 2); }
 NOT_INLINED void add_1(const sample_loop *l, uint32_t first) { add(l, first, 1); }
-NOT_INLINED void move_3(const sample_loop *l, uint32_t first) { move(l, first, 3, 0); }
+NOT_INLINED void move_5(const sample_loop *l, uint32_t first)
+{
+    if (ENTROPI_DSP && l->classes == 5) /* pointers that only go on */
+        move_five(l, first, 5);
+    else
+        move_five(l, first, l->classes);
+}
 NOT_INLINED void move_2(const sample_loop *l, uint32_t first) { move(l, first, 2, 0); }
 NOT_INLINED void move_1(const sample_loop *l, uint32_t first) { move(l, first, 1, 0); }
 NOT_INLINED void move_sum_3(const sample_loop *l, uint32_t first) { move(l, first, 3, 1); }
@@ -370,6 +407,7 @@ void add_sample(const linear_head *h, int32_t *gradient, const int8_t *x, const 
 static uint32_t largest(const int32_t *words, uint32_t count)
 {
     int32_t found = 0;
+    UNROLLED(4)
     for (const int32_t *end = words + count; words < end; words++) {
         const int32_t size = *words ^ *words >> 31; /* or one less */
         found = size > found ? size : found;
@@ -389,6 +427,7 @@ static uint32_t largest_short(const int16_t *halves, uint32_t count)
 
 static void halve(int32_t *words, uint32_t count)
 {
+    UNROLLED(4)
     for (const int32_t *end = words + count; words < end; words++)
         *words = (*words >> 1) + (*words & 1);
 }
@@ -501,7 +540,7 @@ static void move_block_rounded(const linear_head *h, uint32_t first, uint32_t fe
     while (features--) {
         const int32_t up = draw_rounding(&random);
         for (const int16_t *end = w + h->classes; w < end; w++, sum++) {
-            *w = add_rounded(*w, apply_factor(*sum, f) - multiply_high(*w * 65536, decay), up);
+            *w = add_upper(*w, up + apply_factor(*sum, f) - multiply_high(*w * 65536, decay));
             *sum = 0;
         }
     }
@@ -629,7 +668,7 @@ static void step_with_momentum(const linear_head *h, const int8_t *samples, cons
     if (gradient)
         by_threes(&loop, move_sum_3, move_sum_2, move_sum_1);
     else
-        by_threes(&loop, move_3, move_2, move_1);
+        by_fives(&loop, move_5, move_2, move_1);
 }
 
 /* The step where they have none. */

@@ -118,7 +118,7 @@ static void info(frame_reply *reply)
 
 static void open(uint16_t length, frame_reply *reply)
 {
-    if (length != 34) {
+    if (length != 38) {
         reply->status = ENTROPI_E_ARGUMENT;
         return;
     }
@@ -130,6 +130,7 @@ static void open(uint16_t length, frame_reply *reply)
     head.new_classes = (uint16_t)get(&c, 2);
     head.replay = (uint16_t)get(&c, 2);
     head.seed = get(&c, 4);
+    head.steps = get(&c, 4);
     head.learning_rate = get_float(&c);
     head.momentum = get_float(&c);
     head.weight_decay = get_float(&c);

@@ -79,14 +79,25 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def check_device(board: str, budget: str) -> None:
-    """Refuse a board that is unknown or not emulated, and a malformed budget, before anything slow is loaded."""
+def check_device(board: str, budget: str, counted: bool = True) -> None:
+    """Refuse a board that is unknown or not emulated, where instructions are to be counted or at all, and a malformed
+    budget, before anything slow is loaded."""
     from entropi.device.units import parse_bytes
     from entropi.firmware_sim import board as find
     from entropi.firmware_sim.emulator import cpu_model
+    from entropi.firmware_sim.qemu import check_emulated
 
-    cpu_model(find(board))
+    (cpu_model if counted else check_emulated)(find(board))
     parse_bytes(budget)
+
+
+def pick(folder, index: int):
+    """A rung of a ladder or a step of a reduction by its index. Raises ValueError where there is none."""
+    if not len(folder):
+        raise ValueError(f"{folder.path} holds no trained network yet; finish it first")
+    if index >= len(folder):
+        raise ValueError(f"--at {index} is not in {folder.path}; give a number from 0 to {len(folder) - 1}")
+    return folder[index]
 
 
 def show(content: Any, as_json: bool, render) -> None:

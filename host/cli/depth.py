@@ -11,7 +11,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from entropi.host.cli.common import Json, app, bar, show
+from entropi.host.cli.common import Json, app, bar, pick, show
 from entropi.host.tables import table
 
 PAPER = "Instead of the paper's"  # the panels in --help of options that replace a value
@@ -29,10 +29,18 @@ def depth(
         ),
     ] = None,
     source: Annotated[str | None, typer.Option(help="The task.", show_default="builtin:characters")] = None,
-    ladder: Annotated[
-        Path | None, typer.Option("--from", help="Begin with a rung of this ladder, with its network and source.")
+    origin: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Begin with a rung of this ladder, or a step of this reduced network: with what was trained there, "
+            "and its source.",
+        ),
     ] = None,
-    rung: Annotated[int | None, typer.Option(min=0, help="Of that ladder.", show_default="the last")] = None,
+    at: Annotated[
+        int | None,
+        typer.Option(min=0, help="Which rung or step of --from.", show_default="a ladder's last, a reduction's 0"),
+    ] = None,
     max_drop: Annotated[
         float | None, typer.Option(min=0, help="Stop at a step that loses more points.", show_default="1.0")
     ] = None,
@@ -86,7 +94,9 @@ def depth(
 ) -> None:
     """Train a network, then make it shallower step by step, until accuracy drops too far.
 
-    Accuracy that decides is that of validation images, a tenth of the training images.
+    Accuracy that decides is that of validation images, a tenth of the training images. A ladder's rung was trained on
+    these, too, so that after --from a ladder the first drop looks larger than it is; a step of a reduced network was
+    not.
 
     --out alone goes on with a folder that was begun, with its settings; options that are given must agree with them.
 
@@ -99,12 +109,14 @@ def depth(
 
     begun = Reduction.open(folder) if (folder / DEPTH).exists() else None
     start = None
-    if ladder is not None:
-        opened = Ladder.open(ladder)
-        start = _rung(opened, rung)
+    if origin is not None:
+        reduced = (origin / DEPTH).exists()
+        opened = Reduction.open(origin) if reduced else Ladder.open(origin)
+        start = pick(opened, (0 if reduced else len(opened) - 1) if at is None else at)
         arch, source = arch or opened.arch, source or opened.source
-    elif rung is not None:
-        raise typer.BadParameter("--rung needs --from, the ladder's folder")
+        seed = opened.seed if reduced and seed is None else seed
+    elif at is not None:
+        raise typer.BadParameter("--at needs --from, the folder of a ladder or a reduced network")
     if begun is not None:  # what is not given is as it was
         method, arch, source = method or begun.method.name, arch or begun.arch, source or begun.source
         seed = begun.seed if seed is None else seed
@@ -153,15 +165,6 @@ def depth(
     }  # fmt: skip
     if first:
         show(content, as_json, _table)
-
-
-def _rung(ladder, number: int | None):
-    """A rung of a ladder, by default the last."""
-    if not len(ladder):
-        raise ValueError(f"{ladder.path} holds no rung yet; run entropi ladder --out {ladder.path}")
-    if number is not None and number >= len(ladder):
-        raise ValueError(f"--rung {number} is no rung of {ladder.path}; give a number from 0 to {len(ladder) - 1}")
-    return ladder[-1 if number is None else number]
 
 
 def _table(content: dict) -> RenderableType:

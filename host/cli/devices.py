@@ -63,7 +63,8 @@ Every = Annotated[
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the samples' choice and order.")]
 LearningRate = Annotated[
-    float | None, typer.Option("--lr", help="Learning rate; with momentum a tenth of it.", show_default="3")
+    float | None,
+    typer.Option("--lr", help="Learning rate; with momentum a tenth of it.", show_default="5; 14 with new classes"),
 ]
 NewClasses = Annotated[
     int, typer.Option(min=0, help="So many of the last classes come after the others have been learned.")
@@ -99,7 +100,7 @@ def simulate(
 
     Example: entropi simulate build/r18 --board nucleo-f446re --target builtin:digits --budget 48KiB
     """
-    check_device(board, budget)
+    check_device(board, budget, counted=False)
     plan = _plan_options(lr, new_classes, replay)
     from entropi.firmware_sim import Simulator
     from entropi.firmware_sim import board as find
@@ -172,12 +173,16 @@ def _session(
     opened, arena = Bundle.open(bundle), parse_bytes(budget)
     from entropi.host import data
     from entropi.host.session.folder import SessionFolder, Settings
-    from entropi.host.session.session import Session, check_target
+    from entropi.host.session.session import Session, check_target, session_length
 
     dataset = data.load(target)
     classes = len(dataset.classes)
     check_target(dataset, opened, choices["samples_a_class"], plan_options["new_classes"])
-    plan = plan_head(opened.image, arena, classes, **plan_options)
+    # Where new classes come at the end, the rate must not have fallen to 0 by then.
+    length = (
+        0 if plan_options["new_classes"] else session_length(dataset, choices["samples_a_class"], choices["epochs"])
+    )
+    plan = plan_head(opened.image, arena, classes, samples=length, **plan_options)
     settings = Settings(
         image_crc32=opened.image_crc32,
         target=target,

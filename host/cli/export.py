@@ -52,6 +52,10 @@ def export(
     optimize: Annotated[
         Literal["size", "speed"], typer.Option(help="Where bytes and instructions conflict: size or speed.")
     ] = "size",
+    weight_bits: Annotated[
+        int | None,
+        typer.Option(min=3, max=8, help="Of a weight of sparse layers: 5 by default, of a .tflite file what it has."),
+    ] = None,
     train_signatures: Annotated[
         bool, typer.Option("--train-signatures", help="Also write a LiteRT model that learns the target's classes.")
     ] = False,
@@ -68,10 +72,11 @@ def export(
     """
     options(debug)
     pixels = {"mean": _numbers("mean", mean), "std": _numbers("std", std)}
-    wanted = {"max_drop": max_drop, "optimize": optimize}
+    bits = {} if weight_bits is None else {"weight_bits": weight_bits}
+    wanted = {"max_drop": max_drop, "optimize": optimize, **bits}
     if source.endswith(".tflite"):
         _refuse("a .tflite file", rung=rung != "best", weights=weights)
-        report = _export_tflite(Path(source), folder, target, train_signatures, optimize=optimize, **pixels)
+        report = _export_tflite(Path(source), folder, target, train_signatures, optimize=optimize, **bits, **pixels)
     elif ":" in source:
         _refuse("a factory", rung=rung != "best")
         report = _export_module(source, weights, folder, target, pixels, train_signatures, wanted)

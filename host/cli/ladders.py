@@ -12,7 +12,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from entropi.host.cli.common import Json, LadderPath, app, bar, show
+from entropi.host.cli.common import Json, LadderPath, app, bar, pick, show
 from entropi.host.tables import table
 
 PRESET = "Instead of the preset's"  # the panel in --help of options that replace a value of the schedule
@@ -75,6 +75,13 @@ def ladder(
         ),
     ] = None,
     source: Annotated[str | None, typer.Option(help="The source task.", show_default="builtin:characters")] = None,
+    origin: Annotated[
+        Path | None,
+        typer.Option("--from", help="Prune a step of this reduced network, of `entropi depth`, for its source."),
+    ] = None,
+    at: Annotated[
+        int | None, typer.Option(min=0, help="Which step of --from.", show_default="the last within its allowed drop")
+    ] = None,
     preset: Annotated[
         str | None, typer.Option(help="The schedule: paper, short, smoke or demo.", show_default="short")
     ] = None,
@@ -113,6 +120,8 @@ def ladder(
 ) -> None:
     """Train a network, then prune it rung by rung, retraining between.
 
+    With --from, rung 0 is a step of a reduced network, and all shares are of the weights that it has left.
+
     --out alone goes on with a folder that was begun, with its settings; options that are given must agree with them.
 
     Example: entropi ladder --arch resnet18 --source builtin:characters --out runs/r18
@@ -120,7 +129,15 @@ def ladder(
     from entropi.host.training.ladder import LADDER, Ladder
     from entropi.host.training.schedule import preset as find
 
-    schedule = find(preset or "short")
+    schedule, start = find(preset or "short"), None
+    if origin is not None:
+        from entropi.host.depth.reduction import Reduction
+
+        reduction = Reduction.open(origin)
+        start = reduction.best if at is None else pick(reduction, at)
+        arch, source = arch or reduction.arch, source or reduction.source
+    elif at is not None:
+        raise typer.BadParameter("--at needs --from, the folder of a reduced network")
     if (folder / LADDER).exists():  # what is not given is as it was
         begun = Ladder.open(folder)
         arch, source, seed = arch or begun.arch, source or begun.source, begun.seed if seed is None else seed
@@ -137,6 +154,7 @@ def ladder(
             arch=arch or "resnet18",
             source=source or "builtin:characters",
             schedule=schedule,
+            start=start,
             seed=seed or 0,
             progress=progress,
         )

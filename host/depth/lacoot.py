@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from entropi.host.data import Split
-from entropi.host.depth.graph import Block, find
+from entropi.host.networks.graph import Block, find
 from entropi.host.networks.inference import outputs
 
 os.environ.setdefault("POT_BACKEND_DISABLE_TENSORFLOW", "1")  # POT would load it where it is installed

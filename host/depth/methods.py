@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from entropi.host.depth import graph
-from entropi.host.depth.graph import Block, Edit
 from entropi.host.depth.signs import Mean, Signs, Zero
+from entropi.host.networks import graph
+from entropi.host.networks.graph import Block, Edit
 from entropi.host.training import pruning
 
 FLOOR = 0.01  # the share of its weights that a layer keeps where there is no way round it

@@ -4,7 +4,8 @@
     step-00.safetensors ...   the networks, as training/tensors.py packs them
     checkpoint.safetensors    while a step is trained: weights and momentum after its last whole epoch
 
-Step 0 is the whole network, every later one starts from the file of the step before. A step's network is the traced
+Step 0 is the whole network, or what the reduction was begun with: a rung of a ladder or a step of another reduction.
+Every later step starts from the file of the step before. A step's network is the traced
 network of its name, the step's edits applied, the file's weights; what it costs and what is exported is that network
 folded. Every file is replaced in one step, so a run that was killed goes on where it stopped and ends with the same
 bytes (same machine, torch version, number of threads and of processes)."""
@@ -12,7 +13,6 @@ bytes (same machine, torch version, number of threads and of processes)."""
 from __future__ import annotations
 
 import copy
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -26,23 +26,22 @@ from torch import fx, nn
 from entropi.device.files import write_json
 from entropi.host import data
 from entropi.host.data import Split
-from entropi.host.depth import graph, lacoot, methods, schedules, signs
-from entropi.host.depth.fold import Folded, fold, summary
-from entropi.host.depth.graph import Block, Edit
+from entropi.host.depth import lacoot, methods, schedules, signs
 from entropi.host.depth.methods import Method
 from entropi.host.depth.statistics import recalibrate
-from entropi.host.networks import archs
+from entropi.host.networks import archs, graph
+from entropi.host.networks.fold import Folded, fold, summary
+from entropi.host.networks.graph import Block, Edit
 from entropi.host.networks.inference import MEAN, STD, normalise, outputs, top1
 from entropi.host.progress import Progress
 from entropi.host.training import pruning
 from entropi.host.training.engine import Engine, engine
-from entropi.host.training.ladder import Rung, check_parts
+from entropi.host.training.ladder import Rung, check_parts, check_start
 from entropi.host.training.runs import (
     CHECKPOINT,
     RunError,
-    check_stored,
     compare,
-    read,
+    load,
     store,
     stored,
     train,
@@ -65,7 +64,8 @@ class Step:
     edits: all that lead to it; removed: rectifiers fewer that switch than in step 0; validation_accuracy: on training
     images that it was not trained on, 0..1; accuracy: on the source's test split; cost: of the folded encoder, see
     fold.summary; mean, std: per channel, the network takes (pixel / 255 - mean) / std; input_shape: (C, H, W);
-    approximate: whether merges may be wrong at the border; metadata: the step's entry in depth.json."""
+    approximate: whether merges may be wrong at the border; seed, source_sha256: what decides on which images it was
+    judged; metadata: the step's entry in depth.json."""
 
     index: int
     edits: tuple[Edit, ...]
@@ -81,6 +81,8 @@ class Step:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     approximate: bool
+    seed: int
+    source_sha256: str
     metadata: dict[str, Any]
 
     @property
@@ -90,10 +92,7 @@ class Step:
     def model(self) -> fx.GraphModule:
         """The whole network in evaluation mode, head of the source task included, not folded. Raises RunError where
         the file is damaged, ValueError where the network of this name is no longer the one that was reduced."""
-        with torch.device("meta"):
-            model = archs.build(self.arch, len(self.classes))
-        net = graph.trace(model)
-        graph.edit(net, self.edits)
+        net = graph.build(self.arch, len(self.classes), self.edits)
         net.load_state_dict(stored(self.path, self.metadata), assign=True)
         return net.to(memory_format=torch.channels_last).eval()
 
@@ -142,6 +141,8 @@ class Reduction(Sequence[Step]):
             mean=tuple(self._content["mean"]),
             std=tuple(self._content["std"]),
             approximate=self.approximate,
+            seed=self.seed,
+            source_sha256=self.settings["source_sha256"],
             metadata=entry,
         )
 
@@ -179,22 +180,7 @@ class Reduction(Sequence[Step]):
     def open(cls, path: str | Path) -> Reduction:
         """Open a reduction, finished or not. Raises RunError naming what is missing or malformed."""
         path = Path(path)
-        if not (path / DEPTH).is_file():
-            raise RunError(f"{path} is no reduction: {DEPTH} is missing; build one with entropi depth --out {path}")
-        try:
-            content = json.loads(read(path / DEPTH))
-            if content["format"] != FORMAT:
-                raise RunError(f"{path / DEPTH} has format {content['format']}; this version reads {FORMAT}")
-            reduction = cls(path, content)
-        except RunError:
-            raise
-        except (KeyError, TypeError, ValueError) as error:
-            raise RunError(
-                f"{path / DEPTH} is damaged ({error!r}); restore it or build again in an empty folder"
-            ) from error
-        for step in reduction:
-            check_stored(step.path, step.metadata)
-        return reduction
+        return load(path, DEPTH, FORMAT, "reduction", "entropi depth", lambda content: cls(path, content))
 
     @classmethod
     def build(
@@ -205,7 +191,7 @@ class Reduction(Sequence[Step]):
         arch: str = "resnet18",
         source: str | data.Dataset = "builtin:characters",
         schedule: Schedule = schedules.SCHEDULES["short"],
-        start: Rung | None = None,
+        start: Rung | Step | None = None,
         max_drop: float = MAX_DROP,
         approximate: bool = False,
         seed: int = 0,
@@ -215,11 +201,13 @@ class Reduction(Sequence[Step]):
         """Make every step that the folder does not hold yet, and open it.
 
         `method` is a name, its parameters the paper's, or a Method. `source` is what data.load takes, or a Dataset.
-        `start` is a rung of a ladder to begin with, of the same `arch` and classes; its pruned weights stay zero, and
-        it is not trained before anything is removed; a folder that holds a step needs it no more. `max_drop` is in
-        points of accuracy on validation images. `threads` is how many torch may use; None: as many as the folder was
-        begun with, or torch's own number. `progress` is called after every optimiser step with (steps done, steps in
-        all, text), of each step of the reduction anew.
+        `start` is what to begin with: a rung of a ladder, or a step of another reduction with the same seed and source,
+        so that several methods share one trained network. It has the same `arch` and classes, its pruned weights stay
+        zero, what it left out stays out, and it is not trained before anything is removed; a folder that holds a step
+        needs it no more. `max_drop` is in points of accuracy on validation images, a tenth of the training images; a
+        rung was trained on these, too, so its own accuracy there is too high. `threads` is how many torch may use;
+        None: as many as the folder was begun with, or torch's own number. `progress` is called after every optimiser
+        step with (steps done, steps in all, text), of each step of the reduction anew.
         Raises RunError when the folder was begun with other settings, TrainingError when the loss diverges, ValueError
         for unknown names, values out of range, and networks that the method finds nothing in."""
         path = Path(path)
@@ -235,7 +223,8 @@ class Reduction(Sequence[Step]):
             "parameters": method.settings(),
             "arch": arch,
             "source": source if isinstance(source, str) else source.name,
-            "start": start and {"rung": start.index, "sha256": start.metadata["sha256"]},
+            "start": start
+            and {"step" if isinstance(start, Step) else "rung": start.index, "sha256": start.metadata["sha256"]},
             "max_drop": max_drop,
             "approximate": approximate,
             "seed": seed,
@@ -262,9 +251,9 @@ class Reduction(Sequence[Step]):
         if begun is not None:
             compare(path, begun.settings, settings)
         else:
-            _check(method, arch, dataset, start)
+            net = _check(method, arch, dataset, start, seed)
             if work.rank == 0:
-                _begin(path, settings, dataset, work)
+                _begin(path, settings, dataset, net, work)
         work.wait()
         with using_threads(threads):
             while not (reduction := cls.open(path)).complete:
@@ -272,7 +261,7 @@ class Reduction(Sequence[Step]):
                 work.wait()
         return reduction
 
-    def _reduce(self, dataset: data.Dataset, start: Rung | None, work: Engine, progress: Progress) -> None:
+    def _reduce(self, dataset: data.Dataset, start: Rung | Step | None, work: Engine, progress: Progress) -> None:
         """Make the next step."""
         started = time.perf_counter()
         index = len(self)
@@ -310,7 +299,7 @@ class Reduction(Sequence[Step]):
         write_json(self.path / DEPTH, self._content)
         (self.path / CHECKPOINT).unlink(missing_ok=True)
 
-    def _network(self, index: int, start: Rung | None) -> tuple[fx.GraphModule, list[Edit]]:
+    def _network(self, index: int, start: Rung | Step | None) -> tuple[fx.GraphModule, list[Edit]]:
         """The network that a step begins with, and the edits that lead to it."""
         if index == 0:
             if start is not None:
@@ -318,8 +307,8 @@ class Reduction(Sequence[Step]):
             else:
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(self.seed)
-                    model = archs.build(self.arch, len(self.classes))
-            return graph.trace(model.to(memory_format=torch.channels_last)), []
+                    model = archs.build(self.arch, len(self.classes)).to(memory_format=torch.channels_last)
+            return model if isinstance(model, fx.GraphModule) else graph.trace(model), _edits(start)
         before = self[index - 1]
         net = before.model()
         edits = self._round(net, before.metadata, index)
@@ -345,7 +334,13 @@ class Reduction(Sequence[Step]):
         return [Block(*block) for block in self._content["blocks"]]
 
     def _train(
-        self, index: int, net: fx.GraphModule, training: Split, start: Rung | None, work: Engine, progress: Progress
+        self,
+        index: int,
+        net: fx.GraphModule,
+        training: Split,
+        start: Rung | Step | None,
+        work: Engine,
+        progress: Progress,
     ) -> None:
         blocks = self.method.removes == "blocks"
         if index == 0 and start is not None or index and blocks:  # trained already; LaCoOT does not retrain
@@ -395,21 +390,28 @@ def _divided(training: Split, seed: int) -> tuple[Split, Split]:
     return training[np.sort(order[count:])], training[np.sort(order[:count])]
 
 
-def _check(method: Method, arch: str, dataset: data.Dataset, start: Rung | None) -> None:
-    """Raises ValueError for images that the network does not take, and where the method finds nothing to remove."""
+def _edits(start: Rung | Step | None) -> list[Edit]:
+    """Those that lead to what a reduction begins with."""
+    if isinstance(start, Rung):
+        return [Edit(*edit) for edit in start.edits]
+    return list(start.edits) if start else []
+
+
+def _check(method: Method, arch: str, dataset: data.Dataset, start: Rung | Step | None, seed: int) -> fx.GraphModule:
+    """The network to begin with, without numbers. Raises ValueError for images that it does not take, for a start that
+    does not fit, and where the method finds nothing to remove."""
     channels = dataset.input_shape[0]
     if channels != archs.CHANNELS:
         raise ValueError(
             f"{dataset.name} has {channels} channels and {arch} takes {archs.CHANNELS}; "
             f"choose a source with {archs.CHANNELS}"
         )
-    if start is not None and (start.arch, start.classes, start.input_shape) != (
-        arch, dataset.classes, dataset.input_shape
-    ):  # fmt: skip
-        size = "x".join(map(str, start.input_shape))
+    if start is not None:
+        check_start(start, arch, dataset)
+    if isinstance(start, Step) and (start.seed, start.source_sha256) != (seed, dataset.fingerprint()):
         raise ValueError(
-            f"{start.name} is {start.arch} for {len(start.classes)} classes and {size} images; start with that network "
-            "and that source"
+            f"{start.name} was trained on images that would judge here; start with its source and its seed, "
+            f"{start.seed}"
         )
     archs.check_input(arch, len(dataset.classes), dataset.input_shape)
     with torch.device("meta"):
@@ -417,20 +419,21 @@ def _check(method: Method, arch: str, dataset: data.Dataset, start: Rung | None)
     net = graph.trace(model)
     if archs.head_name(net) != archs.head_name(model):
         raise ValueError(f"{arch} does not run its layers in the order in which it defines them; define the head last")
+    graph.edit(net, _edits(start))
+    name = arch if start is None else start.name
     for node in graph.removable(net):
         graph.channel_axis(net, node)
     if method.removes == "blocks":
         if not graph.blocks(net, dataset.input_shape):
-            raise ValueError(f"{arch} has no block with a shortcut whose output is shaped as its input; choose easier")
+            raise ValueError(f"{name} has no block with a shortcut whose output is shaped as its input; choose easier")
     elif not graph.removable(net):
-        raise ValueError(f"{arch} has no rectifier that could be removed: no ReLU, ReLU6, Hardswish, SiLU or GELU")
+        raise ValueError(f"{name} has no rectifier that could be removed: no ReLU, ReLU6, Hardswish, SiLU or GELU")
+    return net
 
 
-def _begin(path: Path, settings: dict[str, Any], dataset: data.Dataset, work: Engine) -> None:
+def _begin(path: Path, settings: dict[str, Any], dataset: data.Dataset, net: fx.GraphModule, work: Engine) -> None:
     """Write the depth.json of a reduction without steps."""
     path.mkdir(parents=True, exist_ok=True)
-    with torch.device("meta"):
-        net = graph.trace(archs.build(settings["arch"], len(dataset.classes)))
     content = {
         "format": FORMAT,
         "settings": {**settings, "precision": work.precision(settings["schedule"]["precision"], net)},

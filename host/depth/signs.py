@@ -21,7 +21,7 @@ from scipy.special import entr
 from torch import fx
 
 from entropi.host.data import Split
-from entropi.host.depth.graph import channel_axis, rectifiers
+from entropi.host.networks.graph import channel_axis, rectifiers
 from entropi.host.networks.inference import BATCH, outputs
 
 Zero = Literal["off", "on", "drop"]

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from entropi.host.data import Split
-from entropi.host.depth.graph import BATCH_NORMS
+from entropi.host.networks.graph import BATCH_NORMS
 from entropi.host.networks.inference import BATCH, normalise
 
 

@@ -216,6 +216,11 @@ class Session:
         }
 
 
+def session_length(target: Dataset, samples_a_class: int | None, epochs: int) -> int:
+    """How many samples a session learns."""
+    return epochs * (samples_a_class * len(target.classes) if samples_a_class else len(target.train))
+
+
 def check_target(target: Dataset, bundle: Bundle, samples_a_class: int | None = None, new_classes: int = 0) -> None:
     """Raise ValueError, before any long work, when the images do not fit the encoder, a class is too small, or none is
     left to begin with."""

@@ -9,12 +9,16 @@ from torch import nn
 from entropi.host.networks.archs import head_name
 
 
-def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The weights that alpha counts: those of convolutions and linear layers except the head's; no biases, no
-    batch norm."""
-    head = head_name(model)
+def weights(encoder: nn.Module) -> dict[str, nn.Parameter]:
+    """Those of convolutions and linear layers; no biases, no batch norm."""
     layers = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-    return {f"{n}.weight": m.weight for n, m in model.named_modules() if isinstance(m, layers) and n != head}
+    return {f"{n}.weight": m.weight for n, m in encoder.named_modules() if isinstance(m, layers)}
+
+
+def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The weights that alpha counts: those of all layers but the head."""
+    head = f"{head_name(model)}.weight"
+    return {name: weight for name, weight in weights(model).items() if name != head}
 
 
 def magnitude_masks(weights: dict[str, torch.Tensor], alpha: float) -> dict[str, torch.Tensor]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -20,6 +21,32 @@ CHECKPOINT = "checkpoint.safetensors"
 
 class RunError(ValueError):
     """The folder is none of that kind, is damaged, or was begun with other settings."""
+
+
+Run = TypeVar("Run", bound=Iterable[Any])
+
+
+def load(folder: Path, index: str, version: int, kind: str, command: str, make: Callable[[dict[str, Any]], Run]) -> Run:
+    """What `make` returns for the content of a folder's JSON file `index`: networks, each with its `path` and its
+    `metadata`, its file being there.
+
+    `kind` is what such folders are called, `command` writes them. Raises RunError naming what is missing or
+    malformed."""
+    file = folder / index
+    if not file.is_file():
+        raise RunError(f"{folder} is no {kind}: {index} is missing; build one with {command} --out {folder}")
+    try:
+        content = json.loads(read(file))
+        if content["format"] != version:
+            raise RunError(f"{file} has format {content['format']}; this version reads {version}")
+        run = make(content)
+    except RunError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{file} is damaged ({error!r}); restore it or build again in an empty folder") from error
+    for network in run:
+        check_stored(network.path, network.metadata)
+    return run
 
 
 def read(path: Path) -> bytes:
@@ -63,11 +90,12 @@ def stored(file: Path, entry: dict[str, Any]) -> dict[str, torch.Tensor]:
 def compare(path: Path, old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> None:
     """Raises RunError where a value of `new` is not that of `old`."""
     for name, value in new.items():
-        if isinstance(value, dict) and isinstance(old[name], dict):
-            compare(path, old[name], value, f"{name}.")
-        elif old[name] != value:
+        before = old.get(name)
+        if isinstance(value, dict) and isinstance(before, dict):
+            compare(path, before, value, f"{name}.")
+        elif before != value:
             raise RunError(
-                f"{path} was begun with {prefix}{name} = {old[name]!r} and is now asked for {value!r}; "
+                f"{path} was begun with {prefix}{name} = {before!r} and is now asked for {value!r}; "
                 "ask for the old value or choose another folder"
             )
 

@@ -21,7 +21,7 @@ int main(int argc, char **argv)
     const size_t length = fread(image, 1, sizeof image, file);
     fclose(file);
     entropi_head_config head = {0};
-    head.classes = 7, head.new_classes = 2, head.replay = 9, head.seed = 3;
+    head.classes = 7, head.new_classes = 2, head.replay = 9, head.seed = 3, head.steps = 200;
     head.bytes_per_parameter = (uint16_t)atoi(argv[2]);
     head.momentum = (float)atof(argv[3]);
     head.batch = (uint16_t)atoi(argv[4]);

@@ -32,6 +32,9 @@ def test_the_learning_rate_falls_with_samples_whatever_the_batch():
     for head in (recipe(10, 4, batch) for batch in (1, 4)):
         assert head.learning_rate_decay * (HALVED_AFTER / head.batch) == pytest.approx(1)
     assert recipe(10, 8, 4).learning_rate == pytest.approx(recipe(10, 4, 4).learning_rate * (1 - MOMENTUM))
+    known = plan_head(IMAGE, 100_000, 10, samples=203)
+    assert known.head.replay and known.head.steps == 2 * 51 and known.head.learning_rate_decay == 0
+    assert plan_head(IMAGE, 100_000, 10, samples=203, keep_samples=False).head == recipe(10, 8, 4, samples=203)
     plan = plan_head(IMAGE, 24_000, 10, learning_rate=2.0, keep_samples=False)
     assert plan.head == recipe(10, 4, 4, learning_rate=2.0)
 

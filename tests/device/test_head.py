@@ -53,14 +53,15 @@ def sgd_in_float64(head: HeadConfig, data) -> np.ndarray:
             p = np.exp(w @ z - (w @ z).max())
             gradient += np.outer(p / p.sum() - np.eye(head.classes)[y], z) / len(batch)
         v = head.momentum * v + gradient + decay * w
-        w -= head.learning_rate / (1 + head.learning_rate_decay * step) * v
+        left = max(head.steps - step, 1) / head.steps if head.steps else 1
+        w -= head.learning_rate / (1 + head.learning_rate_decay * step) * left * v
     return np.r_[w[:, :-1].ravel(), w[:, -1]]
 
 
 @pytest.mark.parametrize(("bytes_per_parameter", "tolerance"), [(12, 2e-6), (8, 2e-6), (4, 2e-6), (2, 5e-3)])
 @pytest.mark.parametrize("batch", [1, 4, 7])
-@pytest.mark.parametrize("decay", [0.0, 0.02])
-def test_learning_is_sgd(bytes_per_parameter, tolerance, batch, decay):
+@pytest.mark.parametrize(("decay", "steps"), [(0.0, 0), (0.02, 0), (0.02, 50)])
+def test_learning_is_sgd(bytes_per_parameter, tolerance, batch, decay, steps):
     momentum = 0.9 if bytes_per_parameter > 4 else 0.0
     head = replace(
         HEAD,
@@ -69,6 +70,7 @@ def test_learning_is_sgd(bytes_per_parameter, tolerance, batch, decay):
         batch=batch,
         weight_decay=decay,
         learning_rate_decay=decay,
+        steps=steps,
     )
     data = samples(401)
     device = trained(head, data)
@@ -139,6 +141,7 @@ def test_the_runtime_stays_inside_its_arena(bytes_per_parameter):
         {"classes": 1}, {"classes": 70000}, {"batch": 0}, {"bytes_per_parameter": 6}, {"learning_rate": 0.0},
         {"learning_rate": float("nan")}, {"momentum": 1.0}, {"weight_decay": -1.0}, {"bytes_per_parameter": 4},
         {"weight_decay": 2.0}, {"learning_rate_decay": -1.0}, {"new_classes": 5}, {"replay": 70000}, {"seed": -1},
+        {"steps": 1 << 32},
     ],
 )  # fmt: skip
 def test_a_head_out_of_range_is_refused(change):

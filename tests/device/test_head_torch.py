@@ -28,7 +28,7 @@ def lesson(features: int, classes: int, count: int) -> tuple[np.ndarray, np.ndar
 
 
 class TorchHead:
-    """torch.optim.SGD on a linear layer of zeros; weight decay on weights alone, a learning rate that decays."""
+    """torch.optim.SGD on a linear layer of zeros; weight decay on weights alone, a learning rate that falls as ours."""
 
     def __init__(self, features: int, head: HeadConfig, dtype: torch.dtype):
         self.head, self.dtype, self.steps = head, dtype, 0
@@ -44,8 +44,9 @@ class TorchHead:
     def step(self, x: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """One step on real features [N, F]; the parameters after it, as the device's head lists them."""
         decay = float(np.float32(self.head.learning_rate_decay))
+        left = (self.head.steps - self.steps) / self.head.steps if self.head.steps else 1
         for group in self.optimiser.param_groups:
-            group["lr"] = float(np.float32(self.head.learning_rate)) / (1 + decay * self.steps)
+            group["lr"] = float(np.float32(self.head.learning_rate)) / (1 + decay * self.steps) * left
         self.optimiser.zero_grad()
         scores = self.layer(torch.tensor(x, dtype=self.dtype))
         torch.nn.functional.cross_entropy(scores, torch.tensor(labels)).backward()
@@ -60,6 +61,7 @@ class TorchHead:
     [
         (512, HeadConfig(5, 1, 8, 0.3, 0.9), NOT_FURTHER),
         (512, HeadConfig(5, 4, 8, 0.3, 0.9), NOT_FURTHER),
+        (512, HeadConfig(5, 4, 8, 0.5, 0.9, steps=STEPS), NOT_FURTHER),
         (512, HeadConfig(5, 1, 4, 1.0), NOT_FURTHER),
         (512, HeadConfig(5, 4, 4, 3.0), NOT_FURTHER),
         (512, HeadConfig(5, 8, 4, 3.0, learning_rate_decay=0.01), NOT_FURTHER),

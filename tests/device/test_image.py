@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes as c
 import shutil
 import subprocess
 import zlib
@@ -17,6 +18,7 @@ from networks import conv_layer, reference, requantise, residual_network, write
 
 from entropi.device import Bundle, DeviceError, HeadConfig, HostDevice, describe, toolchain
 from entropi.device.bundle import Preprocessing
+from entropi.device.library import CInfo, kernels_source
 from entropi.export import image as image_module
 from entropi.export.image import Centering, write_image
 from entropi.export.integer import CONV, Layer, Network, Tensor, quantise_multiplier
@@ -177,17 +179,20 @@ def test_scales_of_any_width_run(shifts, bias):
     np.testing.assert_array_equal(device.encode_layers(values)[0], reference(network, values)[0])
 
 
-@pytest.mark.parametrize(("optimize", "form"), [("size", "rice"), ("speed", "pairs")])
-def test_a_row_may_hold_more_than_65535_weights(optimize, form):
+@pytest.mark.parametrize(
+    ("optimize", "form", "width", "density"), [("size", "rice", 2, 0.6), ("speed", "pairs", 5, 0.22)]
+)
+def test_a_row_may_hold_more_than_65535_weights(optimize, form, width, density):
     rng = np.random.default_rng(0)
-    weight = (rng.integers(-3, 4, (2, 65535, 1, 2)) * (rng.random((2, 65535, 1, 2)) < 0.6)).astype(np.int8)
+    shape = (2, 65535, 1, width)
+    weight = (rng.choice([-3, -2, -1, 1, 2, 3], shape) * (rng.random(shape) < density)).astype(np.int8)
     layer = replace(
-        one_by_one(weight[:, :1, 0, 0]).layers[0], weight=weight, kernel=(1, 2), scales=((1 << 30, -8),) * 2
+        one_by_one(weight[:, :1, 0, 0]).layers[0], weight=weight, kernel=(1, width), scales=((1 << 30, -8),) * 2
     )
-    network = Network({0: Tensor(65535, 1, 2, 0.1, 0), 1: Tensor(2, 1, 1, 0.1, 5)}, 0, 1, [layer])
+    network = Network({0: Tensor(65535, 1, width, 0.1, 0), 1: Tensor(2, 1, 1, 0.1, 5)}, 0, 1, [layer])
     image, forms = write_optimized(network, optimize)
-    assert forms == {form} and describe(image).stored_weights == np.count_nonzero(weight) > 2 * 65535 * 0.6
-    values = rng.integers(-128, 128, (65535, 1, 2)).astype(np.int8)
+    assert forms == {form} and describe(image).stored_weights == np.count_nonzero(weight) > 2 * 65535
+    values = rng.integers(-128, 128, (65535, 1, width)).astype(np.int8)
     sums = (weight[:, :, 0].astype(int) * values[None, :, 0]).sum(axis=(1, 2))
     expected = (requantise(sums, *layer.scales[0]) + 5).astype(int).clip(-128, 127)
     np.testing.assert_array_equal(open_image(image).encode_layers(values)[0].ravel(), expected)
@@ -259,16 +264,23 @@ def hostile() -> dict[str, tuple[str, Callable[[bytes], dict[int, int]]]]:
         "k above 16": ("rice", lambda image: {WEIGHTS_AT: 17}),
         "a k that makes codes too long": ("rice", lambda image: {WEIGHTS_AT: 16}),
         "another k": ("rice", lambda image: {WEIGHTS_AT: image[WEIGHTS_AT] - 1}),
-        "zeros alone": ("rice", lambda image: {at: 0 for at in range(WEIGHTS_AT + 1, weights_end(image))}),
-        "ones alone": ("rice", lambda image: {at: 255 for at in range(WEIGHTS_AT + 1, weights_end(image))}),
+        "zeros alone": ("rice", lambda image: {at: 0 for at in range(WEIGHTS_AT + 2, weights_end(image))}),
+        "ones alone": ("rice", lambda image: {at: 255 for at in range(WEIGHTS_AT + 2, weights_end(image))}),
         "a byte behind the codes": ("rice", record(28, 1)),
         "codes cut off": ("rice", record(28, -1)),
         "no codes": ("rice", lambda image: {layer_record(image) + 28: 0}),
         "k alone": ("rice", lambda image: {layer_record(image) + 28: 1}),
+        "k and bits alone": ("rice", lambda image: {layer_record(image) + 28: 2}),
+        "a value of more bits than there are": ("pairs", lambda image: {WEIGHTS_AT + 1: image[WEIGHTS_AT + 1] - 1}),
+        "other bits of a value": ("rice", lambda image: {WEIGHTS_AT + 1: image[WEIGHTS_AT + 1] - 1}),
         "too many dense weights": ("dense", record(28, 1)),
     }
     for form in ("pairs", "rice"):
-        cases[f"a row too long, {form}"] = form, lambda image: {SCRATCH_AT: image[SCRATCH_AT] - 1}
+        cases |= {
+            f"a row too long, {form}": (form, lambda image: {SCRATCH_AT: image[SCRATCH_AT] - 1}),
+            f"values of 1 bit, {form}": (form, lambda image: {WEIGHTS_AT + 1: 1}),
+            f"values of 9 bits, {form}": (form, lambda image: {WEIGHTS_AT + 1: 9}),
+        }
     for form in ("dense", "pairs", "rice"):
         cases |= {
             f"no bytes of bias, {form}": (form, parameter(1, 0)),
@@ -284,7 +296,7 @@ def hostile() -> dict[str, tuple[str, Callable[[bytes], dict[int, int]]]]:
 def small_image(form: str) -> bytes:
     """One layer of 6 rows, of which the last is without weights in a sparse form."""
     rng = np.random.default_rng(1)
-    channels, density = {"dense": (100, 1), "pairs": (100, 0.3), "rice": (1000, 0.004)}[form]
+    channels, density = {"dense": (100, 1), "pairs": (100, 0.2), "rice": (1000, 0.004)}[form]
     weight = rng.integers(1, 128, (6, channels)) * (rng.random((6, channels)) < density)
     weight[-1, -3 if form == "dense" else 0 :] = 0
     image, forms = write_optimized(one_by_one(weight), "speed" if form == "pairs" else "size")
@@ -333,18 +345,18 @@ def test_nothing_is_read_behind_a_section(tmp_path, fuzz, form):
             assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr[-2000:]
 
 
-@pytest.mark.parametrize(("k", "fits"), [(13, True), (12, False), (10, False)])
-def test_a_code_is_no_longer_than_one_load_holds(k, fits):
-    """25,001 positions to the weight at 25,000 are one code of 23 + 25000 / 2^k bits."""
+@pytest.mark.parametrize(("k", "value_bits", "fits"), [(13, 8, True), (12, 8, False), (12, 7, False), (12, 6, True)])
+def test_a_code_is_no_longer_than_one_load_holds(k, value_bits, fits):
+    """25,001 positions to the weight at 25,000 are one code of 25000 / 2^k + 1 + k + value_bits bits."""
 
     def code(distance: int, value: int) -> str:
-        return "0" * (distance - 1 >> k) + f"1{(distance - 1) % (1 << k):0{k}b}{value:08b}"
+        return "0" * (distance - 1 >> k) + f"1{(distance - 1) % (1 << k):0{k}b}{value:0{value_bits}b}"
 
     weight = np.zeros((1, 30000), np.int8)
     weight[0, 25000] = 7
     image, _ = write_optimized(one_by_one(weight), "size")
     bits = code(25001, 7) + code(5000, 0)
-    data = bytes([k]) + (int(bits, 2) << -len(bits) % 8).to_bytes(-(-len(bits) // 8), "big")
+    data = bytes([k, value_bits]) + (int(bits, 2) << -len(bits) % 8).to_bytes(-(-len(bits) // 8), "big")
     if fits:
         assert describe(at_the_end(image, WEIGHTS, data)).stored_weights == 1
     else:
@@ -411,3 +423,22 @@ def test_a_hostile_image_is_refused_or_harmless(changes, optimize):
 def test_a_wrong_input_length_is_refused(network):
     with pytest.raises(DeviceError, match="E_ARGUMENT"):
         open_image(write(network)).encode(np.zeros((3, 5, 5), np.int8))
+
+
+def test_an_image_whose_kernels_the_build_lacks_is_refused(network, tmp_path):
+    before, after = Tensor(2, 4, 4, 0.1, 0), Tensor(3, 4, 4, 0.1, 0)
+    convolution = conv_layer(np.random.default_rng(0), before, 1, after, (0,), (3, 3), (1, 1), (1, 1), density=0.3)
+    convolutions = Network({0: before, 1: after}, 0, 1)
+    convolutions.layers.append(convolution)
+    own = tmp_path / toolchain.KERNELS_SOURCE.name
+    own.write_text(kernels_source(write(convolutions)))
+    sources = (*sorted(set(toolchain.RUNTIME_SOURCES) - {toolchain.KERNELS_SOURCE}), own)
+    library = c.CDLL(str(toolchain.build_shared("own", sources, (f"-I{toolchain.KERNELS_SOURCE.parent}",))))
+    library.entropi_status_name.restype = c.c_char_p
+
+    def status(image: bytes) -> bytes:
+        found = library.entropi_describe(image, c.c_size_t(len(image)), c.byref(CInfo()))
+        return library.entropi_status_name(found)
+
+    assert status(write(convolutions)) == b"OK"
+    assert status(write(network)) == b"E_KERNEL"

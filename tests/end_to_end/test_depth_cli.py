@@ -56,8 +56,38 @@ def test_depth_then_export_then_the_emulated_board(run, here):
     assert status == 0 and "step 2 is the last within 100 points" in out, err
     assert "merged: 0, 3:" in out
     assert before == {file.name: file.read_bytes() for file in (here / "runs/d").iterdir()}
+    arguments = ("--from", "runs/d", "--method", "egp", "--rounds", "1", "--preset", "smoke", "--samples-step", "128")
+    status, out, err = run("depth", *arguments, "--at", "1", "--max-drop", "100", "--out", "runs/e", "--json")
+    assert status == 0, err
+    first = json.loads(out)["steps"][0]
+    assert {**first, "removed": 1, "step": 1, "drop": content["steps"][1]["drop"]} == content["steps"][1]
+    status, _, err = run("depth", "--from", "runs/d", "--at", "3", "--out", "runs/f")
+    assert status == 1 and "--at 3 is not in runs/d; give a number from 0 to 2" in err
     status, _, err = run("depth", "--out", "runs/d", "--seed", "1")
     assert status == 1 and "seed = 0 and is now asked for 1" in err.strip().splitlines()[-1]
+
+
+def test_depth_then_a_ladder_then_export(run, here):
+    status, _, err = run("depth", *OPTIONS, "--max-drop", "100", "--samples-step", "128", "--out", "runs/d")
+    assert status == 0, err
+    arguments = ("--preset", "smoke", "--samples-rung", "128", "--stop", "0.1", "--out", "runs/l", "--json")
+    status, out, err = run("ladder", "--from", "runs/d", *arguments)
+    assert status == 0, err
+    rungs = json.loads(out)["rungs"]
+    step = Reduction.open("runs/d").best
+    assert (rungs[0]["alpha"], rungs[0]["nonzeros"]) == (1, step.cost["nonzeros"]) and step.index == 2
+    status, out, err = run("select", "runs/l", "--target", "builtin:digits", "--bootstrap", "0", "--json")
+    assert status == 0 and len(json.loads(out)["rungs"]) == len(rungs), err
+    status, out, err = run(
+        "runs/l", "--rung", "1", "--max-drop", "100", "--out", "build/l", "--json", main=cli.export_main
+    )
+    assert status == 0, err
+    built = json.loads(out)
+    assert built["name"] == "depthnets:small-easier02-rung01" and built["nonzeros"] <= rungs[1]["nonzeros"]
+    status, out, err = run("ladder", "--out", "runs/l")
+    assert status == 0 and "rung" in out, err
+    status, _, err = run("ladder", "--from", "runs/d", "--at", "3", "--out", "runs/f")
+    assert status == 1 and "--at 3 is not in runs/d; give a number from 0 to 2" in err
 
 
 @pytest.mark.parametrize(
@@ -79,7 +109,7 @@ def test_what_is_wrong_is_said_in_one_line(run, here, arguments, says):
 
 
 def test_wrong_use_is_status_2(run, here):
-    assert run("depth", "--rung", "3", "--out", "new")[0] == 2
+    assert run("depth", "--at", "3", "--out", "new")[0] == run("ladder", "--at", "3", "--out", "new")[0] == 2
     assert run("depth", "--max-drop", "-1", "--out", "new")[0] == 2
 
 

@@ -46,7 +46,8 @@ def test_somebodys_model_is_exported_and_checked(run, small_demo, tmp_path):
     status, text, err = run(model, "--out", out, "--json", main=cli.export_main)
     assert status == 0, err
     content = json.loads(text)
-    assert content["name"] == "encoder_int8" and content["checks"]["tflite_micro_images_equal_byte_for_byte"] == 100
+    assert (content["name"], content["weight_bits"]) == ("encoder_int8", 8)
+    assert content["checks"]["tflite_micro_images_equal_byte_for_byte"] == 100
     assert not (out / "encoder.onnx").exists() and (out / "encoder_int8.tflite").read_bytes() == model.read_bytes()
     preprocessing = Bundle.open(out).preprocessing
     shades = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
@@ -68,9 +69,11 @@ def test_somebodys_module_is_exported_with_its_weights(run, here):
     save_file(module.state_dict(), here / "mine.safetensors")
     arguments = ("mynets:encoder", "--target", "builtin:digits8x8", "--weights", "mine.safetensors", "--mean", "0.2")
     arguments += ("--max-drop", "5")
-    status, text, err = run(*arguments, "--train-signatures", "--out", "build", "--json", main=cli.export_main)
+    options = ("--weight-bits", "6", "--train-signatures", "--out", "build", "--json")
+    status, text, err = run(*arguments, *options, main=cli.export_main)
     assert status == 0, err
     content = json.loads(text)
+    assert content["weight_bits"] == 6
     assert content["preprocessing"]["mean"] == [0.2] and content["preprocessing"]["std"] == [0.5]
     assert content["head"]["images"] == 1024 and content["head"]["float32"] > 0.6
     assert content["removed"]["constant"]["channels"] >= 1
@@ -117,5 +120,6 @@ def test_options_that_mean_nothing_are_wrong_use(run, here):
         ("runs", "--mean", "0.5"),
         ("a:b", "--mean", "half"),
         ("runs", "--optimize", "taste"),
+        ("runs", "--weight-bits", "9"),
     ):
         assert run(*arguments, "--out", "build", main=cli.export_main)[0] == 2

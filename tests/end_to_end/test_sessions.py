@@ -56,6 +56,8 @@ def test_interrupted_and_killed_it_ends_with_the_same_bytes(run, grey, tmp_path)
     content = json.loads(out)
     assert content["accuracy"] > 0.8 and content["accuracy_before_learning"] > 0.3 and "samples" not in content
     assert content["footprint"]["instructions"]["learn"]["calls"] == 600
+    head = content["settings"]["head"]
+    assert head["steps"] == (2 if head["replay"] else 1) * 600 / head["batch"]
 
     cut = tmp_path / "cut"
     command = [ENTROPI, "simulate", *task, "--out", cut]
@@ -102,7 +104,7 @@ def test_new_classes_come_later_and_old_ones_are_not_forgotten(run, grey, tmp_pa
     kept, forgot = found.values()
     assert kept["settings"]["head"]["replay"] > 100 and forgot["settings"]["head"]["replay"] == 0
     for content in (kept, forgot):
-        assert content["settings"]["head"]["new_classes"] == 3
+        assert content["settings"]["head"]["new_classes"] == 3 and content["settings"]["head"]["steps"] == 0
         assert content["rounds"] == [0, 105, 210, 255, 300]
         labels = content["samples"]["label"]
         assert max(labels[:210]) == 6 and min(labels[210:]) == 7

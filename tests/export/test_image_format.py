@@ -36,19 +36,23 @@ from entropi.export.rows import encode_scales, forms, row_scales, shannon_bound
 
 def pairs(data: bytes) -> list[tuple[int, int]]:
     """Distances and values."""
-    return [(distance, value) for value, distance in struct.iter_unpack("<bB", data)]
+    entries = [(distance, value) for value, distance in struct.iter_unpack("<bB", data[2:])]
+    assert data[0] == 0 and all(-1 << data[1] - 1 <= value < 1 << data[1] - 1 for _, value in entries)
+    return entries
 
 
 def codes(data: bytes) -> list[tuple[int, int]]:
     """Distances and values, up to the end of a list: 7 bits of zeros or fewer."""
-    k, bits = data[0], "".join(f"{byte:08b}" for byte in data[1:])
+    k, value_bits, bits = *data[:2], "".join(f"{byte:08b}" for byte in data[2:])
     entries, at = [], 0
     while "1" in bits[at:]:
         q = bits.index("1", at) - at
-        assert q + k <= 16
-        at += q + 1 + k + 8
-        remainder, value = bits[at - 8 - k : at - 8], int(bits[at - 8 : at], 2)
-        entries.append(((q << k) + int(remainder or "0", 2) + 1, value - 256 if value > 127 else value))
+        assert q + 1 + k + value_bits <= 25
+        at += q + 1 + k
+        remainder, value = bits[at - k : at], int(bits[at : at + value_bits], 2)
+        at += value_bits
+        sign = 1 << value_bits - 1
+        entries.append(((q << k) + int(remainder or "0", 2) + 1, (value ^ sign) - sign))
     assert len(bits) - at < 8
     return entries
 
@@ -102,7 +106,7 @@ def decode(image: bytes) -> dict:
     def f(at):
         return struct.unpack_from("<f", image, at)[0]
 
-    assert image[:4] == b"ENTR" and u(4, 2) == 4 and u(6, 2) == 64 and u(8, 4) == len(image)
+    assert image[:4] == b"ENTR" and u(4, 2) == 5 and u(6, 2) == 64 and u(8, 4) == len(image)
     assert u(len(image) - 4, 4) == zlib.crc32(image[:-4])
     assert image[53:56] == bytes(3) and image[60:64] == bytes(4)
     found = {
@@ -152,7 +156,7 @@ def gaps_row(gaps: list[int], values: list[int]) -> np.ndarray:
 
 
 GAPS = st.one_of(st.integers(0, 1100), st.sampled_from([0, 254, 255, 256, 509, 510, 511, 765, 1000]))
-VALUES = st.integers(-128, 127).filter(bool)
+VALUES = st.integers(2, 8).flatmap(lambda bits: st.integers(-1 << bits - 1, (1 << bits - 1) - 1).filter(bool))
 
 
 @settings(max_examples=200, deadline=None)
@@ -176,6 +180,9 @@ def test_rows_come_back_from_every_form(rows, tail, taps):
         found, stored = decode_rows(data, number, weight.shape)
         np.testing.assert_array_equal(found, weight)
         np.testing.assert_array_equal(form.entries, stored)
+        if number:
+            fewest = next(n for n in range(2, 9) if -1 << n - 1 <= weight.min() and weight.max() < 1 << n - 1)
+            assert data[1] == fewest
 
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "image-format.md").read_text()
@@ -186,17 +193,17 @@ def test_the_documents_pairs_are_what_the_code_writes():
     assert [int(distance) for distance, _ in rows] == [1, 255, 256, 600]
     for distance, data in rows:
         weight = gaps_row([int(distance) - 1], [7]).reshape(1, -1, 1, 1)
-        assert forms(weight)[1].encode() == bytes.fromhex(data.replace("`", "") + "0001")
+        assert forms(weight)[1].encode() == bytes.fromhex("0004" + data.replace("`", "") + "0001")
 
 
 def test_the_documents_codes_mean_what_it_says():
-    rows = re.findall(r"^\| (\d+) \| (\d+) \| (-?\d+) \| ((?:`[01 ]+` ?)+)", DOCUMENT, re.MULTILINE)
+    rows = re.findall(r"^\| (\d+) \| (\d+) \| (\d+) \| (-?\d+) \| ((?:`[01 ]+` ?)+)", DOCUMENT, re.MULTILINE)
     assert len(rows) == 4
-    for k, distance, value, code in rows:
+    for k, value_bits, distance, value, code in rows:
         bits = re.sub("[` ]", "", code)
         bits += "0" * (-len(bits) % 8)
         data = bytes(int(bits[at : at + 8], 2) for at in range(0, len(bits), 8))
-        distances, values = zip(*codes(bytes([int(k)]) + data), strict=True)
+        distances, values = zip(*codes(bytes([int(k), int(value_bits)]) + data), strict=True)
         assert (sum(distances), values[-1], any(values[:-1])) == (int(distance), int(value), False)
 
 
@@ -353,7 +360,7 @@ def test_centering_makes_features_deviate_alike_with_a_mean_squared_norm_of_one(
 def worked_example() -> Network:
     """What docs/image-format.md takes apart."""
     weight = np.zeros((3, 2, 3, 3), np.int8)
-    weight[0, 0, 0, 1], weight[0, 1, 1, 1], weight[2, 0, 2, 2] = 5, -7, 127
+    weight[0, 0, 0, 1], weight[0, 1, 1, 1], weight[2, 0, 2, 2] = 5, -7, 15
     scales = tuple(quantise_multiplier(x) for x in (0.25, 0.5, 0.01))
     layer = Layer(CONV, "conv", (0,), 1, -128, 127, (3, 3), (1, 1), (1, 1), scales, weight, np.array([10, 30, -20]))
     return Network({0: Tensor(2, 2, 2, 0.5, -1), 1: Tensor(3, 2, 2, 0.25, 3)}, 0, 1, [layer])
@@ -366,10 +373,10 @@ def test_the_documents_example_is_what_the_code_writes():
     dump = DOCUMENT.split("```hexdump\n")[1].split("```")[0]
     assert bytes.fromhex("".join(line.split("  ")[1] for line in dump.splitlines())) == image
     assert [int(line[:4], 16) for line in dump.splitlines()] == list(range(0, len(image), 16))
-    rice = forms(worked_example().layers[0].weight)[2].encode()
-    assert f"`{rice.hex(' ')}`" in DOCUMENT
-    bits = DOCUMENT.split("    k = 3 | ")[1].splitlines()[0].replace(" ", "").replace("|", "")
-    assert (rice[0], f"{int.from_bytes(rice[1:]):056b}") == (3, bits)
+    _, pairs, rice = (form.encode() for form in forms(worked_example().layers[0].weight))
+    assert pairs == bytes.fromhex(re.search(r"as pairs take 10 bytes, (.*)\.$", DOCUMENT, re.M)[1].replace("`", ""))
+    bits = re.search(r"^    (1 010 00101 .*)$", DOCUMENT, re.MULTILINE)[1].replace(" ", "").replace("|", "")
+    assert (*rice[:2], f"{int.from_bytes(rice[2:]):048b}") == (3, 5, bits)
 
 
 # The convolutions of a ResNet18 for 3x32x32 pruned to 0.75 % of its weights: shape, non-zeros, size of the output map.

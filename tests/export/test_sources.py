@@ -21,7 +21,8 @@ from networks import residual_network, write
 
 from entropi.device import Bundle, HeadConfig, HostDevice, describe, measure
 from entropi.device.bundle import Preprocessing
-from entropi.device.toolchain import CORES, INCLUDE, RUNTIME_SOURCES, ZIG, build_shared, cache_dir, zig
+from entropi.device.library import kernels_source
+from entropi.device.toolchain import CORES, INCLUDE, KERNELS_SOURCE, RUNTIME_SOURCES, ZIG, build_shared, cache_dir, zig
 from entropi.export.sources import write_sources
 
 # The numbers of the README's main.
@@ -263,12 +264,16 @@ def test_the_arena_macro_is_what_the_runtime_measures(image, macros, classes, ba
     assert macros.arena(classes, batch, bytes_per_parameter, replay) == need.total
 
 
-def test_the_c_is_the_runtimes(folder):
+def test_the_c_is_the_runtimes_with_the_kernels_of_the_image(folder, image):
     originals = [*INCLUDE.iterdir(), *RUNTIME_SOURCES[0].parent.iterdir()]
     names = {path.name for path in originals} | {"entropi_image.c", "entropi_image.h", "LICENSE"}
     assert {path.name for path in (folder / "src").iterdir()} == names
     for path in originals:
-        assert (folder / "src" / path.name).read_bytes() == path.read_bytes()
+        copied = (folder / "src" / path.name).read_text()
+        if path == KERNELS_SOURCE:
+            assert copied == kernels_source(image)
+        else:
+            assert copied == path.read_text()
 
 
 def test_the_licence_is_the_projects(folder):

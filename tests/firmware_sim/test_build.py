@@ -1,12 +1,33 @@
+import struct
+import zlib
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from networks import residual_network
 
-from entropi.device.toolchain import CORES, GCC, ZIG, ToolchainError, compile_object
+from entropi.device.library import describe, kernels_source
+from entropi.device.toolchain import CORES, GCC, KERNELS_SOURCE, ZIG, ToolchainError, compile_object
+from entropi.export.image import Centering, write_image
 from entropi.firmware_sim.boards import BoardError, Memory, boards
 from entropi.firmware_sim.build import FIRMWARE, STACK_MINIMUM, build_firmware, build_without_limits
 
-IMAGE = b"no image, only bytes"
+LARGE = 600_000  # bytes, more than the nucleo's flash
+
+
+def make_image(seed: int = 0) -> bytes:
+    network = residual_network(seed)
+    return write_image(network, Centering(np.zeros(network.tensors[network.output].channels, np.int8), 1.0))[0]
+
+
+def padded(image: bytes, length: int) -> bytes:
+    """The image with bytes behind its records that nothing reads."""
+    body = bytearray(image[:-4]) + bytes(length - len(image))
+    struct.pack_into("<I", body, 8, length)
+    return bytes(body) + struct.pack("<I", zlib.crc32(body))
+
+
+IMAGE = make_image()
 
 
 def build(board, image=IMAGE, arena=4096, compiler=ZIG):
@@ -18,15 +39,19 @@ def test_every_byte_of_ram_and_flash_is_accounted_for(nucleo, compiler):
     assert sum(firmware.ram.values()) == nucleo.ram.length
     assert firmware.ram["arena"] == 4096
     assert firmware.ram["buffers"] == 3592  # an input behind 2 bytes, and 512 features; a multiple of 8
-    assert firmware.flash["image"] == 24
+    assert firmware.flash["image"] == -(-len(IMAGE) // 8) * 8
     assert firmware.symbols["image_end"] - firmware.symbols["image_start"] == len(IMAGE)
     assert firmware.symbols["data_load"] + firmware.flash["data"] == nucleo.flash.origin + sum(firmware.flash.values())
     assert firmware.symbols["stack_bottom"] == nucleo.ram.origin
 
 
 def test_another_image_of_the_same_length_is_linked_afresh(nucleo):
-    assert IMAGE in build(nucleo).elf
-    assert IMAGE[::-1] in build(nucleo, IMAGE[::-1]).elf
+    other = bytearray(padded(IMAGE, len(IMAGE) + 8))
+    image = padded(IMAGE, len(other))
+    other[-12] = 1
+    other[-4:] = struct.pack("<I", zlib.crc32(other[:-4]))
+    assert image in build(nucleo, image).elf
+    assert bytes(other) in build(nucleo, bytes(other)).elf
 
 
 def test_arena_that_overflows_ram(nucleo, compiler):
@@ -46,32 +71,32 @@ def test_arena_that_overflows_ram(nucleo, compiler):
 
 
 def test_image_that_overflows_flash(nucleo, compiler):
-    image = bytes(600_000)
+    image = padded(IMAGE, LARGE)
     with pytest.raises(BoardError) as error:
         build(nucleo, image, 4096, compiler)
     e = error.value
     assert (e.region, e.given, e.missing) == ("flash", 524288, e.needed - 524288)
     for part in ("nucleo-f446re", "FLASH", str(e.needed), str(e.given), str(e.missing), "more flash"):
         assert part in str(e)
-    assert sum(build(nucleo, image[e.missing :], 4096, compiler).flash.values()) == nucleo.flash.length
+    assert sum(build(nucleo, padded(IMAGE, LARGE - e.missing), 4096, compiler).flash.values()) == nucleo.flash.length
     with pytest.raises(BoardError, match="missing 8;"):
-        build(nucleo, image[e.missing - 8 :], 4096, compiler)
+        build(nucleo, padded(IMAGE, LARGE - e.missing + 8), 4096, compiler)
 
 
 def test_both_overflow(nucleo, compiler):
     with pytest.raises(BoardError, match=r"FLASH: needed \d+ .*; nucleo-f446re, RAM: needed \d+ ") as error:
-        build(nucleo, bytes(600_000), 200_000, compiler)
+        build(nucleo, padded(IMAGE, LARGE), 200_000, compiler)
     assert "\n" not in str(error.value)
 
 
 def test_what_firmware_needs_is_what_the_linker_asks_of_every_board():
-    linked = {core: build_without_limits(bytes(600_000), core, 200_000, 3072, 512) for core in CORES}
+    linked = {core: build_without_limits(padded(IMAGE, LARGE), core, 200_000, 3072, 512) for core in CORES}
     refused = []
     for board in boards().values():
         flash, ram = linked[board.core].needed
         fits = flash <= board.flash.length and ram <= board.ram.length
         try:
-            assert build(board, bytes(600_000), 200_000).needed == (flash, ram) and fits
+            assert build(board, padded(IMAGE, LARGE), 200_000).needed == (flash, ram) and fits
         except BoardError as error:
             assert not fits
             assert error.needed == (flash if error.region == "flash" else ram)
@@ -96,3 +121,11 @@ def test_a_compiler_that_is_not_there(nucleo):
 def test_input_that_no_frame_holds(nucleo):
     with pytest.raises(BoardError, match="a frame of 70002 bytes exceeds 65535; export with a smaller input"):
         build_firmware(IMAGE, nucleo, 4096, input_bytes=70_000, feature_bytes=10)
+
+
+def test_kernels_that_the_image_does_not_need_are_left_out(nucleo, compiler, tmp_path):
+    firmware = build(nucleo, compiler=compiler)
+    assert "entropi_run_add" in firmware.symbols
+    assert "entropi_run_softmax" not in firmware.symbols
+    listed = kernels_source(IMAGE).count("= run_")
+    assert listed == describe(IMAGE).kernels.bit_count() < KERNELS_SOURCE.read_text().count("= run_")

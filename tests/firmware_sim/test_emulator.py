@@ -2,6 +2,8 @@ import pytest
 
 from entropi.firmware_sim.boards import BoardError, board
 from entropi.firmware_sim.emulator import Emulator, FaultError
+from entropi.firmware_sim.qemu import check_emulated
+from entropi.firmware_sim.session import Simulator
 
 RECURSION = """
 __attribute__((optnone, noinline)) static uint32_t deeper(uint32_t n)
@@ -118,10 +120,18 @@ def test_firmware_that_ends(run_c):
     assert emulator.exit_status == 1
 
 
-def test_core_that_is_not_emulated():
-    said = "corstone-300: cortex-m55 is not emulated here; choose a board with cortex-m0plus, .*mps3-an547"
+def test_core_that_unicorn_has_not():
+    said = "corstone-300: instructions of cortex-m55 are not counted here; choose a board with cortex-m0plus"
     with pytest.raises(BoardError, match=said):
         Emulator(board("corstone-300"), b"")
+
+
+def test_core_that_no_emulator_has(monkeypatch, bundle):
+    monkeypatch.setenv("PATH", "")
+    said = "corstone-300: cortex-m55 is not emulated here; .*, or install qemu-system-arm"
+    with pytest.raises(BoardError, match=said):
+        Simulator(bundle, "corstone-300")
+    check_emulated(board("bluepill"))
 
 
 def count(run_c, assembly: str, on) -> int:

@@ -8,16 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from networks import opened, reference, residual_network
-from qemu import MACHINES, Recorder, answers, command
+from qemu import MACHINES, Recorder, answers
 
 from entropi.device.bundle import Bundle
 from entropi.device.library import describe, measure
-from entropi.device.session import HeadConfig
+from entropi.device.runtime import HostDevice
+from entropi.device.session import DeviceError, HeadConfig
 from entropi.device.toolchain import Compiler, build_shared
 from entropi.firmware_sim.boards import Board
 from entropi.firmware_sim.build import Firmware, build_firmware
-from entropi.firmware_sim.emulator import MODELS, Emulator
-from entropi.firmware_sim.session import FramedDevice
+from entropi.firmware_sim.emulator import MODELS, Emulator, FaultError
+from entropi.firmware_sim.qemu import Qemu, command
+from entropi.firmware_sim.session import FramedDevice, Simulator
 
 pytestmark = pytest.mark.skipif(
     not shutil.which("qemu-system-arm"), reason="qemu-system-arm is not installed (Debian: qemu-system-arm)"
@@ -103,6 +105,30 @@ def test_the_vectors_of_an_m55_give_the_same_features(seed, compiler, tmp_path):
     output, _ = on_qemu(build_firmware(bundle.image, on, *sizes, compiler=compiler), recorder.requests, tmp_path)
     found = answers(output)[2:]  # behind INFO and OPEN
     np.testing.assert_array_equal([np.frombuffer(data, np.int8) for _, _, data in found], expected)
+
+
+def test_a_board_that_unicorn_lacks_learns_in_qemu(bundle):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (6, 3, 8, 8)).astype(np.uint8)
+    host = HostDevice(bundle, ARENA, head=HEAD)
+    with Simulator(bundle, "corstone-300", ARENA, head=HEAD) as device:
+        losses = [device.learn(image, label % HEAD.classes) for label, image in enumerate(images)]
+        assert losses == [host.learn(image, label % HEAD.classes) for label, image in enumerate(images)]
+        assert device.head().tobytes() == host.head().tobytes()
+        cost = device.footprint()
+        assert cost["core"] == "cortex-m55" and cost["stack"]["used"] > 0
+        assert cost["instructions"] == {name: {"calls": n} for name, n in (("encode", 6), ("learn", 6), ("predict", 0))}
+        with pytest.raises(DeviceError, match="a slot on the device has 0"):
+            device.save()
+        device.power_on()
+        assert not device.head().any()
+
+
+@pytest.mark.parametrize("statement", ["return 1;", '__asm__("udf 0");'])
+def test_firmware_that_ends_or_faults_in_qemu(run_c, statement):
+    _, firmware = run_c(f"int main(void) {{ {statement} return 0; }}", MACHINES["cortex-m3"])
+    with pytest.raises(FaultError, match="bluepill: the firmware has ended or faulted in QEMU, status 1"):
+        Qemu(firmware.board, firmware.elf).receive()
 
 
 def test_firmware_that_ends_takes_the_same_instructions(run_c, tmp_path, on):

@@ -6,9 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from entropi.host.depth import graph
-from entropi.host.depth.fold import fold, summary
-from entropi.host.networks import archs
+from entropi.host.networks import archs, graph
+from entropi.host.networks.fold import fold, summary
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 

@@ -2,9 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from entropi.host.depth import graph
-from entropi.host.depth.graph import Edit
-from entropi.host.networks import archs
+from entropi.host.networks import archs, graph
+from entropi.host.networks.graph import Edit
 
 
 def traced(arch: str):

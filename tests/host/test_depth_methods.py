@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from entropi.host.depth import graph, lacoot, methods
-from entropi.host.depth.graph import Block, Edit
-from entropi.host.networks import archs
+from entropi.host.depth import lacoot, methods
+from entropi.host.networks import archs, graph
+from entropi.host.networks.graph import Block, Edit
 
 ENTROPIES = st.floats(0.01, 1)
 

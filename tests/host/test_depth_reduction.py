@@ -11,12 +11,14 @@ import pytest
 import torch
 
 from entropi.host import data
-from entropi.host.depth import graph, methods, schedules, signs
-from entropi.host.depth.fold import summary
+from entropi.host.depth import methods, schedules, signs
 from entropi.host.depth.methods import METHODS
 from entropi.host.depth.reduction import DEPTH, Reduction
+from entropi.host.networks import graph
+from entropi.host.networks.fold import summary
 from entropi.host.networks.inference import accuracy
 from entropi.host.training import pruning
+from entropi.host.training.ladder import Ladder
 from entropi.host.training.runs import RunError
 from entropi.host.training.schedule import Schedule
 
@@ -160,6 +162,87 @@ def test_begins_with_a_rung_and_keeps_its_zeros(reduced, tiny_ladder, tiny_sourc
         reduced.build("easier", 1, tmp_path, tiny_source, start=tiny_ladder[2])
     with pytest.raises(ValueError, match="resnet8-rung01 is resnet8 for 36 classes and 3x32x32 images"):
         reduced.build("easier", 1, tmp_path / "other", data.load("builtin:digits"), start=rung)
+
+
+def test_methods_share_one_trained_network(reductions, reduced, tiny_source, tmp_path):
+    whole = reductions["easier"][0]
+    reduction = reduced.build("egp", 1, tmp_path / "egp", tiny_source, start=whole)
+    assert reduction.settings["start"] == {"step": 0, "sha256": whole.metadata["sha256"]}
+    first, pruned = reduction
+    assert first.path.read_bytes() == whole.path.read_bytes()
+    same = ("validation_accuracy", "accuracy", "cost", "removed", "edits")
+    assert all(getattr(first, name) == getattr(whole, name) for name in same)
+    assert pruning.nonzeros(pruning.prunable(pruned.model())) < pruning.nonzeros(pruning.prunable(first.model()))
+
+
+def test_a_later_step_hands_on_its_edits(reductions, reduced, tiny_source, tmp_path):
+    step = reductions["lacoot"][1]  # a block is left out
+    reduction = reduced.build("easier", 1, tmp_path, tiny_source, start=step)
+    first, shallower = reduction
+    assert first.edits == step.edits == shallower.edits[:-1] and first.cost == step.cost
+    assert (first.removed, shallower.removed) == (0, 1)
+    images = torch.randn(2, *step.input_shape)
+    with torch.no_grad():
+        assert torch.equal(first.model()(images), step.model()(images))
+        assert shallower.model()(images).shape == (2, len(step.classes))
+    assert [s.metadata for s in Reduction.open(tmp_path)] == [s.metadata for s in reduction]
+    assert len(reduced.build("easier", 1, tmp_path, tiny_source)) == 2
+    with pytest.raises(RunError, match=r"was begun with start\.step = 1 and is now asked for 0"):
+        reduced.build("easier", 1, tmp_path, tiny_source, start=reductions["lacoot"][0])
+    with pytest.raises(ValueError, match=r"resnet8-lacoot01 has no block with a shortcut"):
+        reduced.build("lacoot", 1, tmp_path / "other", tiny_source, start=step)
+
+
+@pytest.mark.parametrize(("method", "index"), [("lacoot", 1), ("nepenthe", 3), ("easier", 2)])
+def test_a_ladder_prunes_a_step_further(reductions, reduced, tiny, tiny_source, tmp_path, method, index):
+    step = reductions[method][index]
+    options = {"arch": "resnet8", "source": tiny_source, "schedule": tiny.SCHEDULE, "seed": 3, "threads": 1}
+    built = Ladder.build(tmp_path / "built", start=step, **options)
+    ladder = Ladder.open(shutil.move(tmp_path / "built", tmp_path / "ladder"))
+    assert ladder.complete and [rung.metadata for rung in ladder] == [rung.metadata for rung in built]
+    first = ladder[0]
+    assert first.path.read_bytes() != step.path.read_bytes() and first.name == f"resnet8-{method}0{index}-rung00"
+    assert (first.alpha, first.nonzeros, first.source_accuracy) == (1, step.cost["nonzeros"], step.accuracy)
+    images = torch.randn(2, *step.input_shape)
+    with torch.no_grad():
+        assert torch.equal(first.encoder()(images), step.encoder()(images))
+    left = pruning.nonzeros(pruning.prunable(step.model()))
+    for rung, share in zip(ladder, tiny.SCHEDULE.shares(), strict=True):
+        weights = pruning.prunable(rung.model())
+        assert pruning.nonzeros(weights) == round(share * left) and rung.alpha == pytest.approx(share, abs=1 / left)
+        zeros = {name: weight == 0 for name, weight in pruning.prunable(step.model()).items()}
+        assert all((weight[zeros[name]] == 0).all() for name, weight in weights.items())
+        cost = summary(rung.encoder(), rung.input_shape)
+        assert rung.nonzeros == cost["nonzeros"] and cost["layers"] <= step.cost["layers"]
+        count = len(tiny_source.test)
+        assert rung.source_accuracy == pytest.approx(accuracy(rung.model(), tiny_source.test), abs=1.5 / count)
+    assert len(Ladder.build(ladder.path, **options)) == len(ladder)  # the step is needed no more
+    with pytest.raises(RunError, match=rf"was begun with start\.step = {index} and is now asked for 0"):
+        Ladder.build(ladder.path, start=reductions[method][0], **options)
+    again = reduced.build("easier", 1, tmp_path / "again", tiny_source, start=ladder[-1])
+    assert again[1].edits[: len(step.edits)] == step.edits and again[0].cost["nonzeros"] == ladder[-1].nonzeros
+
+
+def test_a_ladder_refuses_a_step_of_another_network(reductions, tiny, tmp_path):
+    options = {"schedule": tiny.SCHEDULE, "threads": 1, "start": reductions["easier"][0]}
+    with pytest.raises(ValueError, match="resnet8-easier00 is resnet8 for 36 classes and 3x32x32 images"):
+        Ladder.build(tmp_path / "new", arch="resnet8", source=data.load("builtin:digits"), **options)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_step_that_learned_from_the_judging_images_is_refused(
+    reductions, reduced, tiny_source, tiny_ladder, tmp_path
+):
+    step = reductions["easier"][0]
+    with pytest.raises(ValueError, match=r"resnet8-easier00 was trained on images that would judge .* its seed, 3"):
+        reduced.build("egp", 1, tmp_path / "new", tiny_source, start=step, seed=4)
+    other = data.Dataset("other", tiny_source.classes, tiny_source.test, tiny_source.test)
+    with pytest.raises(ValueError, match="start with its source"):
+        reduced.build("egp", 1, tmp_path / "new", other, start=step)
+    assert not (tmp_path / "new").exists()
+    folder = shutil.copytree(reductions["easier"].path, tmp_path / "copy")
+    with pytest.raises(RunError, match="start = None and is now asked for {'rung': 0"):
+        reduced.build("easier", ROUNDS["easier"], folder, tiny_source, start=tiny_ladder[0])
 
 
 def test_an_approximate_merge_says_how_wrong_it_is(reduced, tiny_source, tmp_path):

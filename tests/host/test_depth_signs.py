@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from entropi.host.data import Split
-from entropi.host.depth import graph, signs
+from entropi.host.depth import signs
 from entropi.host.depth.signs import Signs
-from entropi.host.networks import archs
+from entropi.host.networks import archs, graph
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (23, 3, 8, 8), np.uint8)
 SPLIT = Split(IMAGES, np.zeros(23, np.int64))

@@ -103,15 +103,21 @@ def test_auto_ends_only_where_both_have_fallen(points):
 
 
 def test_what_alpha_counts():
-    with torch.device("meta"):
-        model = archs.build("resnet18", 10)
+    model = archs.build("resnet18", 10)
+    weights = pruning.prunable(model)
+    whole = sum(w.numel() for w in weights.values())
     everything = sum(p.numel() for p in model.parameters())
-    weights = sum(w.numel() for w in pruning.prunable(model).values())
     batch_norm, head = 9_600, 512 * 10 + 10  # resnet18 has no other biases
-    assert (everything, weights) == (11_181_642, 11_166_912) and everything - weights == batch_norm + head
-    for nonzeros in (0, 47_217, weights):
-        assert ladder._alpha(model, nonzeros, "weights") == nonzeros / weights
-        assert ladder._alpha(model, nonzeros, "parameters") == (batch_norm + head + nonzeros) / everything
+    assert (everything, whole) == (11_181_642, 11_166_912) and everything - whole == batch_norm + head
+    nonzeros = whole
+    with torch.no_grad():
+        for weight in [None, *weights.values()]:
+            if weight is not None:
+                nonzeros -= weight.numel()
+                weight.zero_()
+            assert ladder._alpha(model, whole, "weights") == nonzeros / whole
+            assert ladder._alpha(model, whole, "parameters") == (batch_norm + head + nonzeros) / everything
+    assert nonzeros == 0
 
 
 def test_a_schedule_survives_json():

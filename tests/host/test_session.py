@@ -16,7 +16,7 @@ from entropi.export import export_pixels
 from entropi.firmware_sim import Simulator
 from entropi.host.data import Dataset, Split
 from entropi.host.session.folder import CHECKPOINT, SessionError, SessionFolder, Settings
-from entropi.host.session.session import Session, check_target
+from entropi.host.session.session import Session, check_target, session_length
 
 HEAD = HeadConfig(4, batch=4, bytes_per_parameter=8, learning_rate=0.3, momentum=0.9)
 LATER = replace(HEAD, new_classes=2, replay=9)
@@ -80,6 +80,7 @@ def test_what_a_session_keeps(bundle, wholes):
         assert device.learn_features(features, label) == loss
     device.flush()
     assert sorted(samples["index"][:TRAIN]) == sorted(samples["index"][TRAIN:]) == list(range(TRAIN))
+    assert len(samples["index"]) == session_length(TARGET, None, 2)
     assert samples["index"][:TRAIN] != samples["index"][TRAIN:] != list(range(TRAIN))
     assert [grading["learned"] for grading in content["held_out"]] == [25, 50, 75, 100, 120]
     assert content["accuracy"] == content["held_out"][-1]["accuracy"] == device.accuracy(TARGET.test) > 0.7

@@ -26,8 +26,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from entropi.host.depth import graph
-from entropi.host.networks import cost
+from entropi.host.networks import cost, graph
 
 LARGEST_KERNEL = 2**26  # weights, zeros included; one beyond that and beyond its layers' own is not tried
 

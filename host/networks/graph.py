@@ -16,6 +16,8 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torchvision.models.swin_transformer import ShiftedWindowAttention
 from torchvision.ops import Permute, StochasticDepth
 
+from entropi.host.networks import archs
+
 RECTIFIERS = (
     nn.ReLU, nn.ReLU6, nn.Hardswish, nn.SiLU, nn.GELU,
     F.relu, F.relu6, F.hardswish, F.silu, F.gelu, torch.relu, "relu",
@@ -86,6 +88,15 @@ def trace(model: nn.Module) -> fx.GraphModule:
         if isinstance(module_of(net, node), nn.Identity):
             node.replace_all_uses_with(node.all_input_nodes[0])
     drop_unread(net)
+    return net
+
+
+def build(name: str, classes: int, edits: Iterable[Edit] = ()) -> fx.GraphModule:
+    """The network of a name (archs.build), traced and edited, without numbers. Raises ValueError as these do."""
+    with torch.device("meta"):
+        model = archs.build(name, classes)
+    net = trace(model)
+    edit(net, edits)
     return net
 
 

@@ -1,0 +1,81 @@
+"""The kernels that cores with DSP instructions have, and those of the others, give what the definition says."""
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bare import EXTREMES, inputs, without_borders
+from networks import ADD_SCALES, conv_layer, reference, write
+
+from entropi.device import Bundle, HeadConfig, measure
+from entropi.device.bundle import Preprocessing
+from entropi.export import image as image_module
+from entropi.export.integer import ADD, CONV, MAX_POOL, Layer, Network, Tensor, quantise_multiplier
+
+HEAD = HeadConfig(classes=2, batch=1)
+CHANNELS = 13
+
+
+def sparse_layer(rng, source: Tensor, at: int, number: int, kernel: int, stride: int, **fields) -> tuple[Tensor, Layer]:
+    """Row r has r weights, so that the last step of an unrolled loop is each of its steps in turn; every second row has
+    the largest. The first has none."""
+    pad, size = kernel // 2, [(n - 1) // stride + 1 for n in (source.height, source.width)]
+    weight = np.zeros((CHANNELS, source.channels * kernel * kernel), np.int8)
+    for r in range(CHANNELS):
+        chosen = rng.choice(weight.shape[1], min(r, weight.shape[1]), replace=False)
+        weight[r, chosen] = rng.choice(EXTREMES, len(chosen)) if r % 2 else rng.integers(-127, 128, len(chosen))
+    weight = weight.reshape(CHANNELS, source.channels, kernel, kernel)
+    scales = tuple(quantise_multiplier(float(s)) for s in 1 / rng.uniform(100, 400, CHANNELS))
+    layer = Layer(
+        CONV, f"conv{number}", (at,), number, fields.get("low", -128), 127, (kernel, kernel), (stride, stride),
+        (pad, pad), scales, weight, rng.integers(-2000, 2000, CHANNELS),
+    )  # fmt: skip
+    return Tensor(CHANNELS, *size, 0.05, int(rng.integers(-128, 128))), layer
+
+
+def maps(rng) -> Network:
+    """Convolutions with strides of 1, 2 and 3 of a map that is pooled until it is a single value; sums of two. The
+    first one has so many weights that the columns of its input are split."""
+    source, out = Tensor(3, 10, 17, 0.05, -128), Tensor(60, 5, 9, 0.05, 3)
+    tensors, at = {0: source, 1: out}, 0
+    layers = [conv_layer(rng, source, 1, out, (0,), (5, 5), (2, 2), (2, 2), 0.3)]
+    while True:
+        source, first = tensors[at], len(tensors)
+        for kernel, stride in ((3, 1), (5, 2), (3, 2), (1, 1), (3, 3)):
+            number = len(tensors)
+            tensors[number], layer = sparse_layer(
+                rng, source, at, number, kernel, stride, low=-128 + 40 * (kernel == 5)
+            )
+            layers.append(layer)
+            if kernel == 1:
+                number, like = len(tensors), tensors[number]
+                tensors[number] = Tensor(*like.shape, 0.05, -20)
+                layers.append(Layer(ADD, "add", (first, number - 1), number, -128, 127, scales=(*ADD_SCALES,)))
+        if source.height == 1 and source.width == 1:
+            return Network(tensors, 0, len(tensors) - 1, layers)
+        number, size = len(tensors), [(n + 1) // 2 for n in (source.height, source.width)]
+        tensors[number] = Tensor(source.channels, *size, 0.05, source.zero_point)
+        pool = {"kernel": (3, 3), "stride": (2, 2), "pad": (1, 1), "clipped": True}
+        layers.append(Layer(MAX_POOL, "pool", (at,), number, -128, 127, **pool))
+        at = number
+
+
+@pytest.mark.parametrize(("optimize", "bordered"), [("speed", True), ("size", False)])
+def test_sparse_layers_on_maps_of_any_size(either, compiler, open_on, monkeypatch, optimize, bordered):
+    rng = np.random.default_rng(5)
+    network = maps(rng)
+    if not bordered:
+        monkeypatch.setattr(image_module, "plan", without_borders)
+    image = write(network, optimize)
+    bundle = Bundle(Path(), image, {}, Preprocessing((0.0,) * 3, (1.0,) * 3, 0.05, -128))
+    with open_on(bundle, either, compiler, HEAD, measure(image, HEAD).total) as device:
+        for values in inputs(rng, network.tensors[0].shape):
+            expected = [zlib.crc32(y.astype(np.int8).tobytes()) for y in reference(network, values)]
+            found = [run.crc for run in device.run_layers(values)]
+            wrong = [
+                f"{layer.name} of {network.tensors[layer.inputs[0]].shape}, stride {layer.stride[0]}"
+                for layer, a, b in zip(network.layers, found, expected, strict=True)
+                if a != b
+            ]
+            assert not wrong
