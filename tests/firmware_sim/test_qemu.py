@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from networks import opened, reference, residual_network
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import ADD, KINDS, MAX_POOL, opened, reference, residual_network, skipping_networks
 from qemu import MACHINES, Recorder, answers
 
 from entropi.device.bundle import Bundle
@@ -105,6 +107,15 @@ def test_the_vectors_of_an_m55_give_the_same_features(seed, compiler, tmp_path):
     output, _ = on_qemu(build_firmware(bundle.image, on, *sizes, compiler=compiler), recorder.requests, tmp_path)
     found = answers(output)[2:]  # behind INFO and OPEN
     np.testing.assert_array_equal([np.frombuffer(data, np.int8) for _, _, data in found], expected)
+
+
+@settings(max_examples=8, deadline=None)  # the compiler and an emulator run in each
+@given(network=skipping_networks((*KINDS, MAX_POOL, MAX_POOL, ADD)), optimize=st.sampled_from(["size", "speed"]))
+def test_every_kind_of_layer_on_an_m55(network, optimize):
+    host = opened(network, optimize)
+    values = np.random.default_rng(0).integers(-128, 128, network.tensors[0].shape).astype(np.int8)
+    with Simulator(host.bundle, "corstone-300", 1 << 16, head=HEAD) as device:
+        np.testing.assert_array_equal(device.encode(values), host.encode(values))
 
 
 def test_a_board_that_unicorn_lacks_learns_in_qemu(bundle):
