@@ -7,9 +7,11 @@ For every bundle and target: ours (8, 4 and 2 bytes a parameter, by plan_head's 
 learn's SGDClassifier.partial_fit, and LiteRT's training signatures. The others get the features standardised as ours,
 and a grid of settings each; the best is the one of highest accuracy on a random fifth of the train split, learned from
 the rest, on average over fifths that hold 1,000 samples together, or five. It is then learned from the whole train
-split in all N orders, and graded on the test split. Ours has one setting for all targets, which head_recipe.py chose on
-such fifths. Times are those of a whole lesson from Python, calls included, as ratios to ours with 8 bytes in the same
-order. Writes results/head_peers.json; fails where the best rate of a way lies at an edge of its grid.
+split in all N orders, and graded on the test split. PyTorch's best optimiser is chosen in the same way; beside what
+ours loses against it stands the loss against the one that turned out highest on the test split. Ours has one setting
+for all targets, which head_recipe.py chose on such fifths. Times are those of a whole lesson from Python, calls
+included, as ratios to ours with 8 bytes in the same order. Writes results/head_peers.json; fails where the best rate of
+a way lies at an edge of its grid.
 """
 
 from __future__ import annotations
@@ -222,11 +224,23 @@ def compared(task: Task, seeds: int) -> dict:
             "time_ratio": {"least": min(ratios), "median": float(np.median(ratios)), "most": max(ratios)},
         }
         print(f"{name}, {best.setting}: {ways[name]['accuracy']['mean']:.2f} %", flush=True)
-    best = max((name for name in ways if name.startswith("PyTorch")), key=lambda name: ways[name]["accuracy"]["mean"])
-    most = ways[best]["accuracy"]["mean"]
-    lost = {name: most - way["accuracy"]["mean"] for name, way in ways.items() if name.startswith("ours")}
-    met = {name: points <= AIM for name, points in lost.items()}
-    return {**task.summary(), "best_of_pytorch": best, "lost_against_it": lost, "aim_met": met, "ways": ways}
+    pytorchs = [name for name in ways if name.startswith("PyTorch")]
+    best = max(pytorchs, key=lambda name: max(accuracy for accuracy, _ in grid[name]))
+    luckiest = max(pytorchs, key=lambda name: ways[name]["accuracy"]["mean"])
+
+    def lost(to: str) -> dict[str, float]:
+        most = ways[to]["accuracy"]["mean"]
+        return {name: most - way["accuracy"]["mean"] for name, way in ways.items() if name.startswith("ours")}
+
+    return {
+        **task.summary(),
+        "best_of_pytorch": best,
+        "lost_against_it": lost(best),
+        "aim_met": {name: points <= AIM for name, points in lost(best).items()},
+        "highest_of_pytorch_on_the_test_split": luckiest,
+        "lost_against_that": lost(luckiest),
+        "ways": ways,
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
