@@ -188,12 +188,12 @@ class _Bodies:
         self.members = {index: {index: 0} for index in self.alive}
         self.body = {index: index for index in self.alive}
         copies = [(layer.inputs[0], layer.output, layer.first) for layer in network.layers if layer.kind == COPY]
-        self.copies = {c for c in copies if network.tensors[c[0]].zero_point == network.tensors[c[1]].zero_point}
+        self.copies = [c for c in copies if network.tensors[c[0]].zero_point == network.tensors[c[1]].zero_point]
         self.before: dict[tuple[int, int], int] = {}
+        for copy in self.copies:  # these widen borders, on which the distances of the others depend
+            self._lay_inside(*copy)
         for step, layer in enumerate(network.layers):
-            if (layer.inputs[0], layer.output, layer.first) in self.copies:
-                self._lay_inside(layer.inputs[0], layer.output, layer.first)
-            elif layer.kind in IN_PLACE:
+            if layer.kind in IN_PLACE:
                 self._write_over(step, layer)
             elif layer.kind in WINDOWED:
                 self._write_before(step, layer)

@@ -149,6 +149,22 @@ def test_the_runtime_computes_the_definition_on_the_plan(network, optimize):
     np.testing.assert_array_equal(device.encode(values), outputs[network.output].ravel())
 
 
+def test_a_border_that_a_copy_brings_keeps_a_pool_off_its_input():
+    """Two pools of the input, of which the second may write over it, lie where a tensor with a border wants them."""
+    rng = np.random.default_rng(0)
+    tensors = {i: Tensor(3, 4, 4, 0.05, 0) for i in range(3)} | {
+        3: Tensor(6, 4, 4, 0.05, 0),
+        4: Tensor(2, 4, 4, 0.05, 3),
+    }
+    pools = [Layer(MAX_POOL, f"pool{i}", (0,), i, -128, 127, clipped=True) for i in (1, 2)]
+    copies = [Layer(COPY, f"copy{i}", (i,), 3, -128, 127, first=3 * (i - 1)) for i in (1, 2)]
+    conv = conv_layer(rng, tensors[3], 4, tensors[4], (3,), (3, 3), (1, 1), (1, 1), 1.0)
+    network = Network(tensors, 0, 4, [*pools, *copies, conv])
+    values = rng.integers(-128, 128, (3, 4, 4)).astype(np.int8)
+    for optimize in ("size", "speed"):
+        np.testing.assert_array_equal(opened(network, optimize).encode_layers(values)[1], values)
+
+
 def test_a_chain_takes_the_two_largest_neighbours():
     """Three tensors of 40, 80 and 24 bytes in a row: 40 and 24 share their place beside the 80."""
     tensors = {i: Tensor(n, 1, 1, 0.05, 0) for i, n in enumerate((40, 80, 24))}
