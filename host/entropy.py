@@ -25,6 +25,7 @@ MAX_LEVELS = 250
 TAILS = (0.001, 0.999)  # quantiles that bound the robust range
 LARGEST = 1e30  # a feature beyond it comes from a network that diverged
 SMALLEST = 1e-30  # range of the outputs; its inverse is a float32
+PRODUCT_BLOCK = 1024  # rows that are multiplied with each other at a time
 BLOCK = 255  # rows that are quantised or counted at a time: counts of one block fit a byte, a block fits the cache
 
 # The paper does not say which of its two Fig. 3 plots; eq. 6 soon stands at log N on every rung and can choose none.
@@ -83,8 +84,10 @@ class Features:
 
         samples, units = self.values.shape
         scatter, sums = np.zeros((units, units), np.float32, order="F"), np.zeros(units)
-        for start in range(0, samples, BLOCK):
-            block = (self.values[start : start + BLOCK] - self._middle) * self._unit
+        middle, unit = self._middle, self._unit
+        for start in range(0, samples, PRODUCT_BLOCK):
+            block = self.values[start : start + PRODUCT_BLOCK] - middle
+            block *= unit
             scatter = ssyrk(1, block.T, beta=1, c=scatter, overwrite_c=True)
             sums += block.sum(0)
         scatter = ssyrk(-1 / samples, sums[:, None].astype(np.float32), beta=1, c=scatter, overwrite_c=True)
