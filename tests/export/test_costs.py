@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from networks import conv_layer, residual_network
+from tflite_model import Model
 
 from entropi.device.bundle import Bundle, Preprocessing
 from entropi.device.toolchain import CORES, ZIG
+from entropi.export import export_model
 from entropi.export import image as image_module
 from entropi.export.costs import check_core, costs, image_loops, predict, records
 from entropi.export.image import Centering, write_image
@@ -108,3 +110,13 @@ def test_cores_choose_for_themselves():
     assert even[low] < even[high]
     between = layer((even[low] + even[high]) / 2)
     assert [stored(between, core)[1] for core in (low, high)] == ["dense", "pairs"]
+
+
+def test_the_report_names_the_core_that_an_image_is_for(tmp_path):
+    model = Model((1, 1, 1, 64), scale=0.03)
+    model = model.pack(model.fully_connected("linear", model.input, np.random.default_rng(0), 64))
+    report = export_model(model, "linear", tmp_path / "made", optimize="speed", core="cortex-m3").report
+    assert (report["optimize"], report["core"]) == ("speed", "cortex-m3")
+    assert report["layers"][0]["reason"].startswith("fewest predicted instructions on cortex-m3: ")
+    with pytest.raises(ValueError, match="no core is named 'm3'"):
+        export_model(model, "linear", tmp_path / "none", core="m3")
