@@ -3,11 +3,11 @@
     python benchmarks/encoder_instructions.py
 
 The network is benchmarks/fixtures/resnet18_alpha0.0075_int8.tflite.gz: a ResNet18 at 3x32x32 of which 0.75 % of the
-weights are left, with 8 bits a weight; `quantised` in image_size.py made it with 256 images of CIFAR-10. It is stored for
-size and, for each core, for speed; a firmware encodes one random input; the features must be tflite-micro's, byte for
-byte. Everything is counted: copying the input in, borders, decoding, scaling, pools, sums. Boards have more memory than
-any, but for a core that runs in QEMU. Writes results/encoder_instructions.json and the tables of docs/boards.md and
-docs/performance.md. Takes a minute of one core.
+weights are left, with 8 bits a weight; `quantised` in image_size.py made it with 256 images of CIFAR-10. It is stored
+for size and, for each core, for speed; a firmware encodes one random input; the features must be tflite-micro's, byte
+for byte. Everything is counted: copying the input in, borders, decoding, scaling, pools, sums. Boards have more memory
+than any, but for a core that runs in QEMU. Writes results/encoder_instructions.json and the tables of docs/boards.md
+and docs/performance.md. Takes a minute of one core.
 """
 
 from __future__ import annotations

@@ -6,13 +6,16 @@ Writes export/costs.json, by which the exporter chooses how weights are stored a
 that are not named keep what they have there. Layers of random kinds, shapes, kernels, strides, densities and forms of
 weights are measured on an emulated board of the core, in networks of 24; the fit minimises relative errors, and no cost
 is below zero. How far off it is: every fourth network is predicted by a fit to the others; the bundles, none of whose
-layers is ever fitted, by the fit to all. A core takes 1 to 2 minutes.
+layers is ever fitted, by the fit to all. From the costs follows, for some kinds of layers, the break-even: the share of
+weights that are not zero from which on a layer is stored dense. It is the table of docs/export.md, too. A core takes a
+minute.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -21,14 +24,15 @@ from itertools import repeat
 from pathlib import Path
 
 import numpy as np
+from pages import ROOT, filled, markdown
 from scipy.optimize import nnls
 
 from entropi.device import Bundle
 from entropi.device.bundle import Preprocessing
-from entropi.device.files import write_json
+from entropi.device.files import write_atomically, write_json
 from entropi.device.toolchain import CORES, ZIG
 from entropi.export import image as image_module
-from entropi.export.costs import COSTS, image_loops
+from entropi.export.costs import COSTS, costs, image_loops
 from entropi.export.image import Centering, write_image
 from entropi.export.integer import (
     ADD,
@@ -52,6 +56,7 @@ from entropi.firmware_sim import Board, boards
 from entropi.host.layers import open_encoder
 from entropi.host.provenance import provenance
 
+PAGE = ROOT / "docs" / "export.md"
 LAYERS = 24  # a network
 HELD_OUT = 4  # every fourth network
 SIZES = (3, 4, 5, 7, 8, 12, 14, 16, 24, 28, 32)  # of the input; strides make smaller ones
@@ -156,6 +161,45 @@ class Maker:
         self.append(MEAN, (source,), self.tensor(t.channels, 1, 1), scales=(scale,))
 
 
+@dataclass(frozen=True)
+class Kind:
+    """A square convolution of 64 channels to 64, padded by half its kernel."""
+
+    name: str
+    size: int
+    kernel: int
+    groups: int = 1
+
+    def break_even(self, core: str) -> float | None:
+        """The least density, in hundredths, at which random weights are stored dense for speed; None where none is."""
+        at = bisect_left(range(1, 101), True, key=lambda hundredths: self._is_dense(hundredths / 100, core))
+        return (at + 1) / 100 if at < 100 else None
+
+    def _is_dense(self, density: float, core: str) -> bool:
+        rng, channels = np.random.default_rng(0), 64
+        shape = channels, channels // self.groups, self.kernel, self.kernel
+        conv = Layer(
+            CONV, self.name, (0,), 1, -128, 127, (self.kernel,) * 2, pad=(self.kernel // 2,) * 2,
+            weight=rng.integers(1, 128, shape).astype(np.int8) * (rng.random(shape) < density),
+            bias=np.zeros(channels, np.int64), scales=(quantise_multiplier(1e-4),) * channels, groups=self.groups,
+        )  # fmt: skip
+        tensors = {i: Tensor(channels, self.size, self.size, SCALE, 0) for i in (0, 1)}
+        centering = Centering(np.zeros(channels * self.size**2, np.int8), 0.01)
+        _, (report,) = write_image(Network(tensors, 0, 1, [conv]), centering, "speed", core)
+        return report.encoding == "dense"
+
+
+KINDS = (
+    Kind("linear", 1, 1),
+    Kind("3x3 on 2x2", 2, 3),
+    Kind("1x1 on 4x4", 4, 1),
+    Kind("3x3 on 4x4", 4, 3),
+    Kind("1x1 on 8x8", 8, 1),
+    Kind("3x3 on 8x8", 8, 3),
+    Kind("depthwise 3x3 on 8x8", 8, 3, groups=64),
+)
+
+
 @contextmanager
 def any_form(rng: np.random.Generator) -> Iterator[None]:
     """Weights are stored in a form drawn at random, so that what is measured does not depend on what was before."""
@@ -191,8 +235,8 @@ class Measured:
         bundle = Bundle(Path(), image, {"layers": [asdict(report) for report in reports]}, preprocessing)
         return cls.of(bundle, rng.integers(-128, 128, source.shape).astype(np.int8), on)
 
-    def predicted(self, costs: dict[str, float]) -> np.ndarray:
-        return np.array([sum(costs.get(name, 0) * count for name, count in counts.items()) for counts in self.loops])
+    def predicted(self, fitted: dict[str, float]) -> np.ndarray:
+        return np.array([sum(fitted.get(name, 0) * count for name, count in counts.items()) for counts in self.loops])
 
 
 def fit(networks: Sequence[Measured]) -> dict[str, float]:
@@ -205,9 +249,9 @@ def fit(networks: Sequence[Measured]) -> dict[str, float]:
     return {name: float(f"{cost:.4g}") for name, cost in zip(names, found / size, strict=True)}
 
 
-def errors(networks: Sequence[Measured], costs: dict[str, float]) -> dict[str, float]:
+def errors(networks: Sequence[Measured], fitted: dict[str, float]) -> dict[str, float]:
     """Relative errors: quantiles of the layers', and the largest of whole networks'."""
-    predicted = [network.predicted(costs) for network in networks]
+    predicted = [network.predicted(fitted) for network in networks]
     layers = np.concatenate([p / n.instructions - 1 for p, n in zip(predicted, networks, strict=True)])
     whole = [p.sum() / n.instructions.sum() - 1 for p, n in zip(predicted, networks, strict=True)]
     median, ninety, largest = np.quantile(np.abs(layers), (0.5, 0.9, 1))
@@ -221,10 +265,10 @@ def measure(on: Board, networks: int, bundles: Sequence[Path]) -> dict:
         measured = list(pool.map(Measured.random, range(networks), repeat(on)))
     kept = [network for number, network in enumerate(measured) if (number + 1) % HELD_OUT]
     judged = {"networks held out": errors(measured[HELD_OUT - 1 :: HELD_OUT], fit(kept))}
-    costs = fit(measured)
+    fitted = fit(measured)
     for path in bundles:
         bundle = Bundle.open(path)
-        judged[bundle.report["name"]] = errors([Measured.of(bundle, bundle.golden()["input"][0], on)], costs)
+        judged[bundle.report["name"]] = errors([Measured.of(bundle, bundle.golden()["input"][0], on)], fitted)
     words = ["python benchmarks/instruction_costs.py", f"--networks {networks} --core {on.core}"]
     return {
         "command": " ".join([*words, *(path.name for path in bundles)]),
@@ -233,7 +277,7 @@ def measure(on: Board, networks: int, bundles: Sequence[Path]) -> dict:
         "flags": list(ZIG.flags(CORES[on.core])),
         **provenance("ziglang", "unicorn", "scipy"),
         "errors": judged,
-        "instructions": costs,
+        "instructions": fitted,
     }
 
 
@@ -249,6 +293,21 @@ def main() -> None:
         content["cores"][core] = measure(board_of[core], options.networks, options.bundles)
         content["cores"] = {name: content["cores"][name] for name in CORES if name in content["cores"]}
         write_json(COSTS, content)
+        costs.cache_clear()
+        content["cores"][core]["break_even"] = {kind.name: kind.break_even(core) for kind in KINDS}
+        write_json(COSTS, content)
+    write_atomically(PAGE, filled(PAGE.read_text(), tables(costs())).encode())
+
+
+def tables(content: dict) -> dict[str, str]:
+    """The page's table, by marker."""
+    cores = content["cores"]
+
+    def line(kind: Kind) -> tuple[str, ...]:
+        even = [core["break_even"][kind.name] for core in cores.values()]
+        return kind.name, *("never" if density is None else f"{density:.0%}" for density in even)
+
+    return {"break-even": markdown(("layer, 64 channels to 64", *(f">{core}" for core in cores)), map(line, KINDS))}
 
 
 if __name__ == "__main__":

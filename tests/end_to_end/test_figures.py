@@ -34,3 +34,14 @@ def test_the_pages_have_the_results_tables(benchmark):
     for page in benchmark.PAGES:
         text = page.read_text()
         assert benchmark.filled(text, tables) == text
+
+
+def test_the_break_even_is_what_the_exporter_does(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import instruction_costs
+
+    cores = instruction_costs.costs()["cores"]
+    for core in (CORE, "cortex-m55"):
+        assert cores[core]["break_even"] == {kind.name: kind.break_even(core) for kind in instruction_costs.KINDS}
+    text = instruction_costs.PAGE.read_text()
+    assert instruction_costs.filled(text, instruction_costs.tables(instruction_costs.costs())) == text
