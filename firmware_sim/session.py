@@ -231,8 +231,9 @@ class Simulator(FramedDevice):
 
     `bundle` is a Bundle or its folder, `board` a name of `boards()`, a .toml file or a Board, `budget` the bytes of
     arena or text such as "48KiB". Without `head`, plan_head picks the best head that fits, told `options`. A core that
-    Unicorn lacks runs in QEMU. Raises BoardError when the board's flash or RAM is too small or no emulator has its core, DeviceError when the runtime refuses, FaultError (a DeviceError) when the
-    firmware faults or takes more than `instruction_limit` instructions for one command.
+    Unicorn lacks runs in QEMU. Raises BoardError when the board's flash or RAM is too small or no emulator has its
+    core, DeviceError when the runtime refuses, FaultError (a DeviceError) when the firmware faults or takes more than
+    `instruction_limit` instructions for one command.
     """
 
     def __init__(
