@@ -13,7 +13,8 @@ import numpy as np
 from entropi.device import Bundle, HeadConfig, HostDevice, measure
 from entropi.device.budget import recipe
 from entropi.device.files import write_atomically
-from entropi.export.image import HEADER, Centering
+from entropi.export.image import Centering
+from entropi.export.layout import HEADER
 from entropi.host import data
 from entropi.host.lesson import EPOCHS, Encoded, encode, grade, teach
 

@@ -1,6 +1,6 @@
-"""Bytes of the device image against the Shannon bound of its weights, and instructions an image on the emulated board.
+"""Bytes of the device image against the Shannon bound of its weights.
 
-    python benchmarks/image_size.py SOURCE [SOURCE ...] --images SPEC [--alpha A] [--board BOARD] [--weight-bits N]
+    python benchmarks/image_size.py SOURCE [SOURCE ...] --images SPEC [--alpha A] [--weight-bits N]
 
 A SOURCE is a ladder, whose rung nearest to alpha is taken, or resnet18_trial_rung_alpha0.0075.npz: a ResNet18 with
 NAME.shape, NAME.index and NAME.value for every convolution. SPEC names the images that set the integer ranges. Weights
@@ -19,10 +19,7 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 
-from entropi.device.bundle import Bundle, Preprocessing
 from entropi.device.files import write_json
-from entropi.device.library import measure
-from entropi.device.session import HeadConfig
 from entropi.export import tflite
 from entropi.export.graph import from_module
 from entropi.export.image import Centering, write_image
@@ -30,16 +27,14 @@ from entropi.export.integer import CONV, Layer, Network
 from entropi.export.narrow import WEIGHT_BITS, narrow
 from entropi.export.reader import from_tflite
 from entropi.export.rows import forms, shannon_bound
-from entropi.firmware_sim import Simulator
 from entropi.host import data
 from entropi.host.provenance import provenance
 from entropi.host.training.ladder import Ladder
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("torch", "tensorflow", "numpy", "ziglang", "unicorn")
+PACKAGES = ("torch", "tensorflow", "numpy")
 CALIBRATION_IMAGES = 256
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
-SMALLEST_HEAD = HeadConfig(classes=2, batch=1, bytes_per_parameter=4, momentum=0.0)
 
 
 def trial_rung(path: Path) -> nn.Module:
@@ -68,7 +63,7 @@ def quantised(source: Path, alpha: float, images: np.ndarray) -> tuple[str, byte
     return name, tflite.convert(from_module(encoder, images.shape[1:]), inputs)
 
 
-def compare(model: bytes, weight_bits: int, board: str) -> dict:
+def compare(model: bytes, weight_bits: int) -> dict:
     """What the weights take in every form, and the image under either aim."""
     whole, network = from_tflite(model), from_tflite(narrow(model, weight_bits))
     ways = [forms(layer.weight) for layer in _convolutions(network)]
@@ -77,7 +72,7 @@ def compare(model: bytes, weight_bits: int, board: str) -> dict:
         "nonzeros": int(sum(np.count_nonzero(layer.weight) for layer in _convolutions(network))),
         **{f"{name}_bytes": round(bound) for name, bound in bounds.items()},
         "weight_bytes_by_form": {w[0].name: sum(form.bytes for form in w) for w in zip(*ways, strict=True)},
-        "optimize": {aim: _image(network, aim, bounds, board) for aim in ("size", "speed")},
+        "optimize": {aim: _image(network, aim, bounds) for aim in ("size", "speed")},
     }
 
 
@@ -89,7 +84,7 @@ def _bound(network: Network) -> float:
     return sum(shannon_bound(layer.weight) for layer in _convolutions(network))
 
 
-def _image(network: Network, aim: str, bounds: dict[str, float], board: str) -> dict:
+def _image(network: Network, aim: str, bounds: dict[str, float]) -> dict:
     out = network.tensors[network.output]
     image, reports = write_image(network, Centering(np.zeros(out.channels * out.height * out.width, np.int8), 1.0), aim)
     stored = [r for r in reports if r.encoding]
@@ -105,25 +100,13 @@ def _image(network: Network, aim: str, bounds: dict[str, float], board: str) -> 
                 "bound_bytes": round(r.bound, 1), "reason": r.reason,
             }
         )  # fmt: skip
-    first = network.tensors[network.input]
-    bundle = Bundle(Path(), image, {}, Preprocessing((0.0,), (1.0,), first.scale, first.zero_point))
-    values = np.random.default_rng(0).integers(-128, 128, first.shape).astype(np.int8)
-    with Simulator(bundle, board, measure(image, SMALLEST_HEAD).total, head=SMALLEST_HEAD) as device:
-        device.encode(values)
-        cost = device.footprint()
-    instructions = cost["instructions"]["encode"]["last"]
-    macs = sum(r.nonzeros * r.shape[1] * r.shape[2] for r in stored)
     return {
         "weight_bytes": weights,
         **{f"weights_over_{name}": round(weights / bound, 4) for name, bound in bounds.items()},
         "image_bytes": len(image),
         **{f"image_over_{name}": round(len(image) / bound, 4) for name, bound in bounds.items()},
-        "instructions": instructions,
-        "instructions_a_nonzero_mac": round(instructions / macs, 3),
-        "encoder_ram_bytes": cost["arena"]["encoder"],
-        "core": cost["core"], "compiler": cost["compiler"], "flags": cost["flags"],
         "layers": layers,
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
@@ -131,7 +114,6 @@ def main() -> None:
     parser.add_argument("sources", nargs="+", type=Path, metavar="SOURCE")
     parser.add_argument("--images", required=True, metavar="SPEC", help="such as npz:cifar10.npz")
     parser.add_argument("--alpha", type=float, default=0.0075)
-    parser.add_argument("--board", default="nucleo-f446re")
     parser.add_argument("--weight-bits", type=int, default=WEIGHT_BITS)
     options = parser.parse_args()
     images = data.load(options.images).train.images[:CALIBRATION_IMAGES]
@@ -139,11 +121,11 @@ def main() -> None:
     result = {
         "command": "python benchmarks/image_size.py "
         + " ".join(source.name for source in options.sources)
-        + f" --images {options.images.rpartition('/')[2]} --alpha {options.alpha} --board {options.board}"
+        + f" --images {options.images.rpartition('/')[2]} --alpha {options.alpha}"
         + f" --weight-bits {options.weight_bits}",
         "claim": "weights at most 1.10 times their Shannon bound, the image at most 1.35 times that of 8-bit weights",
         **provenance(*PACKAGES),
-        "rungs": {name: compare(model, options.weight_bits, options.board) for name, model in models.items()},
+        "rungs": {name: compare(model, options.weight_bits) for name, model in models.items()},
     }
     write_json(ROOT / "results" / "image_size.json", result)
 

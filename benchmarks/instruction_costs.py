@@ -1,27 +1,38 @@
-"""What one run of every loop of the runtime costs on a core: a linear model fitted to measured layers.
+"""What one run of every loop of the runtime costs on each core: a linear model fitted to measured layers.
 
-    python benchmarks/instruction_costs.py [--networks N] [--board BOARD] [BUNDLE ...]
+    python benchmarks/instruction_costs.py [--networks N] [--core CORE ...] [BUNDLE ...]
 
-Writes host/costs.json, from which `entropi report` predicts. Layers of random kinds, shapes, kernels, strides and
-densities are measured on the emulated board, in networks of 24; the fit minimises relative errors, and no cost is below
-zero. How far off it is: every fourth network is predicted by a fit to the others; the bundles, none of whose layers is
-ever fitted, by the fit to all.
+Writes export/costs.json, by which the exporter chooses how weights are stored and `entropi report` predicts; cores
+that are not named keep what they have there. Layers of random kinds, shapes, kernels, strides, densities and forms of
+weights are measured on an emulated board of the core, in networks of 24; the fit minimises relative errors, and no cost
+is below zero. How far off it is: every fourth network is predicted by a fit to the others; the bundles, none of whose
+layers is ever fitted, by the fit to all. From the costs follows, for some kinds of layers, the break-even: the share of
+weights that are not zero from which on a layer is stored dense. It is the table of docs/export.md, too. A core takes a
+minute.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import json
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
+from pages import ROOT, filled, markdown
 from scipy.optimize import nnls
 
 from entropi.device import Bundle
 from entropi.device.bundle import Preprocessing
-from entropi.device.files import write_json
+from entropi.device.files import write_atomically, write_json
 from entropi.device.toolchain import CORES, ZIG
+from entropi.export import image as image_module
+from entropi.export.costs import COSTS, costs, image_loops
 from entropi.export.image import Centering, write_image
 from entropi.export.integer import (
     ADD,
@@ -39,17 +50,18 @@ from entropi.export.integer import (
     Tensor,
     quantise_multiplier,
 )
+from entropi.export.rows import forms
 from entropi.export.softmax import exponentials
-from entropi.firmware_sim import Board, board
-from entropi.host.costs import COSTS, loops
+from entropi.firmware_sim import Board, boards
 from entropi.host.layers import open_encoder
 from entropi.host.provenance import provenance
 
+PAGE = ROOT / "docs" / "export.md"
 LAYERS = 24  # a network
 HELD_OUT = 4  # every fourth network
 SIZES = (3, 4, 5, 7, 8, 12, 14, 16, 24, 28, 32)  # of the input; strides make smaller ones
 CHANNELS = (4, 8, 16, 24, 32, 48, 64, 96)
-MOST_WEIGHTS = 200_000  # of one layer
+MOST_WEIGHTS = 40_000  # of one layer, so that every image fits the boards
 SCALE = 0.05
 
 
@@ -58,8 +70,9 @@ class Maker:
 
     def __init__(self, rng: np.random.Generator):
         self.rng = rng
-        size = int(rng.choice(SIZES))
-        self.network = Network({0: self.tensor(3, size, size)}, 0, 0)
+        height = int(rng.choice(SIZES))
+        width = height if rng.random() < 0.7 else int(rng.choice(SIZES))
+        self.network = Network({0: self.tensor(3, height, width)}, 0, 0)
 
     def make(self) -> Network:
         others = (self.pool, self.two, self.table, self.copy, self.softmax, self.mean)
@@ -149,6 +162,55 @@ class Maker:
 
 
 @dataclass(frozen=True)
+class Kind:
+    """A square convolution of 64 channels to 64, padded by half its kernel."""
+
+    name: str
+    size: int
+    kernel: int
+    groups: int = 1
+
+    def break_even(self, core: str) -> float | None:
+        """The least density, in hundredths, at which random weights are stored dense for speed; None where none is."""
+        at = bisect_left(range(1, 101), True, key=lambda hundredths: self._is_dense(hundredths / 100, core))
+        return (at + 1) / 100 if at < 100 else None
+
+    def _is_dense(self, density: float, core: str) -> bool:
+        rng, channels = np.random.default_rng(0), 64
+        shape = channels, channels // self.groups, self.kernel, self.kernel
+        conv = Layer(
+            CONV, self.name, (0,), 1, -128, 127, (self.kernel,) * 2, pad=(self.kernel // 2,) * 2,
+            weight=rng.integers(1, 128, shape).astype(np.int8) * (rng.random(shape) < density),
+            bias=np.zeros(channels, np.int64), scales=(quantise_multiplier(1e-4),) * channels, groups=self.groups,
+        )  # fmt: skip
+        tensors = {i: Tensor(channels, self.size, self.size, SCALE, 0) for i in (0, 1)}
+        centering = Centering(np.zeros(channels * self.size**2, np.int8), 0.01)
+        _, (report,) = write_image(Network(tensors, 0, 1, [conv]), centering, "speed", core)
+        return report.encoding == "dense"
+
+
+KINDS = (
+    Kind("linear", 1, 1),
+    Kind("3x3 on 2x2", 2, 3),
+    Kind("1x1 on 4x4", 4, 1),
+    Kind("3x3 on 4x4", 4, 3),
+    Kind("1x1 on 8x8", 8, 1),
+    Kind("3x3 on 8x8", 8, 3),
+    Kind("depthwise 3x3 on 8x8", 8, 3, groups=64),
+)
+
+
+@contextmanager
+def any_form(rng: np.random.Generator) -> Iterator[None]:
+    """Weights are stored in a form drawn at random, so that what is measured does not depend on what was before."""
+    image_module.forms = lambda weight: [forms(weight)[rng.integers(3)]]
+    try:
+        yield
+    finally:
+        image_module.forms = forms
+
+
+@dataclass(frozen=True)
 class Measured:
     """The layers of one network: how often each loop runs in each of them, and the instructions that each took."""
 
@@ -159,21 +221,22 @@ class Measured:
     def of(cls, bundle: Bundle, values: np.ndarray, on: Board) -> Measured:
         with open_encoder(bundle, on) as device:
             ticks = [run.ticks for run in device.run_layers(values)]
-        return cls(loops(bundle.image, bundle.report["layers"]), np.array(ticks, float))
+        return cls(image_loops(bundle.image, bundle.report["layers"], on.core), np.array(ticks, float))
 
     @classmethod
     def random(cls, seed: int, on: Board) -> Measured:
         rng = np.random.default_rng(seed)
         network = Maker(rng).make()
         out, source = network.tensors[network.output], network.tensors[network.input]
-        optimize = ("size", "speed")[seed % 2]  # to meet every form that weights are stored in
-        image, reports = write_image(network, Centering(np.zeros(out.channels, np.int8), 0.01), optimize)
+        optimize = ("size", "speed")[seed % 2]  # without and with borders
+        with any_form(rng):
+            image, reports = write_image(network, Centering(np.zeros(out.channels, np.int8), 0.01), optimize)
         preprocessing = Preprocessing((0.0,) * 3, (1.0,) * 3, source.scale, source.zero_point)
         bundle = Bundle(Path(), image, {"layers": [asdict(report) for report in reports]}, preprocessing)
         return cls.of(bundle, rng.integers(-128, 128, source.shape).astype(np.int8), on)
 
-    def predicted(self, costs: dict[str, float]) -> np.ndarray:
-        return np.array([sum(costs[name] * count for name, count in counts.items()) for counts in self.loops])
+    def predicted(self, fitted: dict[str, float]) -> np.ndarray:
+        return np.array([sum(fitted.get(name, 0) * count for name, count in counts.items()) for counts in self.loops])
 
 
 def fit(networks: Sequence[Measured]) -> dict[str, float]:
@@ -186,9 +249,9 @@ def fit(networks: Sequence[Measured]) -> dict[str, float]:
     return {name: float(f"{cost:.4g}") for name, cost in zip(names, found / size, strict=True)}
 
 
-def errors(networks: Sequence[Measured], costs: dict[str, float]) -> dict[str, float]:
+def errors(networks: Sequence[Measured], fitted: dict[str, float]) -> dict[str, float]:
     """Relative errors: quantiles of the layers', and the largest of whole networks'."""
-    predicted = [network.predicted(costs) for network in networks]
+    predicted = [network.predicted(fitted) for network in networks]
     layers = np.concatenate([p / n.instructions - 1 for p, n in zip(predicted, networks, strict=True)])
     whole = [p.sum() / n.instructions.sum() - 1 for p, n in zip(predicted, networks, strict=True)]
     median, ninety, largest = np.quantile(np.abs(layers), (0.5, 0.9, 1))
@@ -196,31 +259,55 @@ def errors(networks: Sequence[Measured], costs: dict[str, float]) -> dict[str, f
     return {"layers": len(layers), **{name: round(float(value), 4) for name, value in found.items()}}
 
 
+def measure(on: Board, networks: int, bundles: Sequence[Path]) -> dict:
+    """What the file says of the board's core."""
+    with ProcessPoolExecutor() as pool:
+        measured = list(pool.map(Measured.random, range(networks), repeat(on)))
+    kept = [network for number, network in enumerate(measured) if (number + 1) % HELD_OUT]
+    judged = {"networks held out": errors(measured[HELD_OUT - 1 :: HELD_OUT], fit(kept))}
+    fitted = fit(measured)
+    for path in bundles:
+        bundle = Bundle.open(path)
+        judged[bundle.report["name"]] = errors([Measured.of(bundle, bundle.golden()["input"][0], on)], fitted)
+    words = ["python benchmarks/instruction_costs.py", f"--networks {networks} --core {on.core}"]
+    return {
+        "command": " ".join([*words, *(path.name for path in bundles)]),
+        "board": on.name,
+        "compiler": ZIG.version,
+        "flags": list(ZIG.flags(CORES[on.core])),
+        **provenance("ziglang", "unicorn", "scipy"),
+        "errors": judged,
+        "instructions": fitted,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundles", nargs="*", type=Path, metavar="BUNDLE", help="predicted, never fitted")
     parser.add_argument("--networks", type=int, default=96, help="random networks")
-    parser.add_argument("--board", default="nucleo-f446re")
+    parser.add_argument("--core", action="append", choices=CORES, help="again for another one; by default all")
     options = parser.parse_args()
-    on = board(options.board)
-    networks = [Measured.random(seed, on) for seed in range(options.networks)]
-    kept = [network for number, network in enumerate(networks) if (number + 1) % HELD_OUT]
-    judged = {"networks held out": errors(networks[HELD_OUT - 1 :: HELD_OUT], fit(kept))}
-    costs = fit(networks)
-    for path in options.bundles:
-        bundle = Bundle.open(path)
-        judged[bundle.report["name"]] = errors([Measured.of(bundle, bundle.golden()["input"][0], on)], costs)
-    content = {
-        "command": " ".join(
-            ["python benchmarks/instruction_costs.py", f"--networks {options.networks} --board {options.board}"]
-            + [path.name for path in options.bundles]
-        ),
-        "compiler": ZIG.version,
-        "flags": list(ZIG.flags(CORES[on.core])),
-        **provenance("ziglang", "unicorn", "scipy"),
-        "cores": {on.core: {"errors": judged, "instructions": costs}},
-    }
-    write_json(COSTS, content)
+    board_of = {board.core: board for board in boards().values()}
+    for core in options.core or CORES:
+        content = json.loads(COSTS.read_text())
+        content["cores"][core] = measure(board_of[core], options.networks, options.bundles)
+        content["cores"] = {name: content["cores"][name] for name in CORES if name in content["cores"]}
+        write_json(COSTS, content)
+        costs.cache_clear()
+        content["cores"][core]["break_even"] = {kind.name: kind.break_even(core) for kind in KINDS}
+        write_json(COSTS, content)
+    write_atomically(PAGE, filled(PAGE.read_text(), tables(costs())).encode())
+
+
+def tables(content: dict) -> dict[str, str]:
+    """The page's table, by marker."""
+    cores = content["cores"]
+
+    def line(kind: Kind) -> tuple[str, ...]:
+        even = [core["break_even"][kind.name] for core in cores.values()]
+        return kind.name, *("never" if density is None else f"{density:.0%}" for density in even)
+
+    return {"break-even": markdown(("layer, 64 channels to 64", *(f">{core}" for core in cores)), map(line, KINDS))}
 
 
 if __name__ == "__main__":

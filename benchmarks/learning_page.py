@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 
-from paper import ROOT, filled, markdown
+from pages import ROOT, filled, markdown
 
 from entropi.device.files import write_atomically
 

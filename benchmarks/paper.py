@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import shutil
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+
+from pages import ROOT, filled, markdown
 
 from entropi.device.files import write_atomically, write_json
 from entropi.host.paper import regret, results
 
-ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "results" / "paper"
 PAGE = ROOT / "docs" / "results.md"
 FIG_3 = "CIFAR-100"
@@ -52,24 +52,6 @@ def main() -> None:
     write_json(KEPT / "regret.json", {"rows": rows, "all": regret.summary(rows), "few": regret.few_summary(rows)})
     tables |= {"regret": regrets(rows), "few": few(rows), "picks": picks(rows)}
     write_atomically(PAGE, filled(PAGE.read_text(), tables).encode())
-
-
-def filled(page: str, tables: dict[str, str]) -> str:
-    """The page with every table between its markers. Raises ValueError for a marker that no table is for."""
-
-    def fill(found: re.Match) -> str:
-        if found[1] not in tables:
-            raise ValueError(f"{PAGE.name} has a marker {found[1]!r}; there is no such table")
-        return f"<!-- {found[1]} -->\n\n{tables[found[1]]}\n<!-- end -->"
-
-    return re.sub(r"<!-- ((?!end)[^>]+?) -->.*?<!-- end -->", fill, page, flags=re.DOTALL)
-
-
-def markdown(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A table; columns whose name starts with ">" hold numbers."""
-    head = "| " + " | ".join(name.lstrip(">") for name in columns) + " |\n"
-    rule = "|" + "|".join("---:" if name.startswith(">") else "---" for name in columns) + "|\n"
-    return head + rule + "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def spread(values: Sequence[float], form: str = ".2f") -> str:

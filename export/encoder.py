@@ -21,6 +21,7 @@ from entropi.device.library import measure
 from entropi.device.runtime import HostDevice
 from entropi.device.session import HeadConfig
 from entropi.export import ridge, sgd, tflite, tflm
+from entropi.export.costs import DEFAULT_CORE, check_core
 from entropi.export.fidelity import cosine
 from entropi.export.flat import int8_ends
 from entropi.export.graph import from_module
@@ -84,6 +85,7 @@ def export_encoder(
     *,
     max_drop: float = MAX_DROP,
     optimize: Optimize = "size",
+    core: str = DEFAULT_CORE,
     weight_bits: int = WEIGHT_BITS,
     train_head: HeadConfig | None = None,
 ) -> Bundle:
@@ -92,13 +94,14 @@ def export_encoder(
     256 images drawn from `calibration`, or half of them if there are fewer than 512, set the integer network's ranges
     and the head's centring; up to 1,024 others judge it. The device image is run on 100 of these against tflite-micro
     and has to give the same bytes. `on_stage` is told what is being done. `max_drop` is how many points of accuracy
-    int8 may cost the head that the device trains, on the held-out images, where they have labels. `optimize` is
-    write_image's; `weight_bits`, 3 to 8, are what a weight of a sparse layer has (narrow). With `train_head`
+    int8 may cost the head that the device trains, on the held-out images, where they have labels. `optimize` and `core`
+    are write_image's; `weight_bits`, 3 to 8, are what a weight of a sparse layer has (narrow). With `train_head`
     encoder_train.tflite is written, too: a LiteRT model that trains this head.
-    Raises ValueError (calibration of the wrong shape, weight_bits), UnsupportedError, ConversionError, ImageError,
-    OnnxError, CheckError or QualityError.
+    Raises ValueError (calibration of the wrong shape, weight_bits, core), UnsupportedError, ConversionError,
+    ImageError, OnnxError, CheckError or QualityError.
     """
     check_bits(weight_bits)
+    check_core(core)
     images = _draw(calibration, source.input_shape)
     on_stage("folding batch norm")
     module = source.encoder().eval()
@@ -124,7 +127,7 @@ def export_encoder(
         network, removed = remove(whole)
         first = network.tensors[network.input]
         preprocessing = Preprocessing(tuple(source.mean), tuple(source.std), first.scale, first.zero_point)
-        image, layers = _image(network, preprocessing, preprocessing(images.seen), optimize)
+        image, layers = _image(network, preprocessing, preprocessing(images.seen), optimize, core)
 
         on_stage("checking against tflite-micro")
         values = preprocessing(images.held_out)
@@ -140,6 +143,7 @@ def export_encoder(
         report = {
             "name": source.name,
             "weight_bits": weight_bits,
+            **_aim(optimize, core),
             "checks": {
                 "onnx_runtime_largest_relative_difference": onnx_difference,
                 "onnx_int8_cosine": onnx_int8_cosine,
@@ -169,6 +173,7 @@ def export_model(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     optimize: Optimize = "size",
+    core: str = DEFAULT_CORE,
     weight_bits: int = INT8_BITS,
     train_head: HeadConfig | None = None,
 ) -> Bundle:
@@ -178,11 +183,12 @@ def export_model(
     A QUANTIZE at its input and a DEQUANTIZE at its output are taken off. `mean` and `std`, of one value or one a
     channel, say how it wants its pixels, (pixel / 255 - mean) / std; without them int8 input = pixel - 128, as a model
     that was calibrated with all shades has it. `images` set the head's centring; without them random inputs do.
-    `optimize`, `weight_bits` and `train_head` as in export_encoder, but with 8 bits the weights stay as they are.
-    Raises ValueError (images of the wrong shape, mean or std of the wrong length, weight_bits), UnsupportedError,
-    ConversionError, ImageError or CheckError.
+    `optimize`, `core`, `weight_bits` and `train_head` as in export_encoder, but with 8 bits the weights stay as they
+    are. Raises ValueError (images of the wrong shape, mean or std of the wrong length, weight_bits, core),
+    UnsupportedError, ConversionError, ImageError or CheckError.
     """
     check_bits(weight_bits)
+    check_core(core)
     on_stage("reading")
     model = int8_ends(model)
     whole = from_tflite(model)
@@ -201,14 +207,14 @@ def export_model(
         seen, held_out = preprocessing(drawn.seen), preprocessing(drawn.held_out)
     with staged(Path(out), REPORT, OPTIONAL) as stage:
         on_stage("device image")
-        image, layers = _image(network, preprocessing, seen, optimize)
+        image, layers = _image(network, preprocessing, seen, optimize, core)
         on_stage("checking against tflite-micro")
         golden, _ = _check(model, network, removed, image, preprocessing, held_out[:CHECKED_IMAGES])
         if train_head is not None:
             on_stage("a head for LiteRT")
             _write_head(stage, train_head, _encode(image, preprocessing, seen))
-        report = {"name": name, "weight_bits": weight_bits, "checks": _equal(golden, held_out)}
-        report |= _savings(model, network, removed, optimize)
+        report = {"name": name, "weight_bits": weight_bits, **_aim(optimize, core)}
+        report |= {"checks": _equal(golden, held_out)} | _savings(model, network, removed, optimize)
         _write(stage, model, image, layers, preprocessing, golden, report)
     return Bundle.open(out)
 
@@ -277,12 +283,17 @@ def _encode(image: bytes, preprocessing: Preprocessing, values: np.ndarray) -> n
 
 
 def _image(
-    network: Network, preprocessing: Preprocessing, values: np.ndarray, optimize: Optimize
+    network: Network, preprocessing: Preprocessing, values: np.ndarray, optimize: Optimize, core: str = DEFAULT_CORE
 ) -> tuple[bytes, list[LayerReport]]:
     """The image, its centring taken from the features of `values`, and what its layers cost."""
     out = network.tensors[network.output]
     draft, _ = write_image(network, Centering(np.zeros(out.channels * out.height * out.width, np.int8), 1.0))
-    return write_image(network, Centering.of(_encode(draft, preprocessing, values)), optimize)
+    return write_image(network, Centering.of(_encode(draft, preprocessing, values)), optimize, core)
+
+
+def _aim(optimize: Optimize, core: str) -> dict[str, str]:
+    """For the report: what the image was made for. The smallest image is the same for every core."""
+    return {"optimize": optimize} | ({"core": core} if optimize == "speed" else {})
 
 
 def _check(

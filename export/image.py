@@ -9,17 +9,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from entropi.export.integer import CONV, COPY, KIND_NAMES, MEAN, SOFTMAX, TABLE, Layer, Network, Tensor
+from entropi.export.costs import DEFAULT_CORE, Activation, Record, instructions
+from entropi.export.integer import CONV, COPY, KIND_NAMES, MEAN, SOFTMAX, TABLE, Layer, Network
+from entropi.export.layout import CLIPPED, HEADER, LAYER, NO_TENSOR, PADDED, TENSOR
 from entropi.export.plan import Optimize, Place, plan
 from entropi.export.rows import DENSE, Form, encode_scales, forms, row_scales, shannon_bound
 
 MAGIC = b"ENTR"
 VERSION = 5
-HEADER = struct.Struct("<4sHHIHHHHIIIffIIIb3xII")
-TENSOR = struct.Struct("<IHHHBBBBbx")
-LAYER = struct.Struct("<BBHHHBBBBBBBBHbbIII")
-PADDED, CLIPPED = 0, 1
-NO_TENSOR = 0xFFFF
 INT32_MAX = (1 << 31) - 1
 MAX_WINDOW = 1 << 24
 TAP_WORDS = 2  # of scratch, for each tap of a sparse kernel and one more
@@ -126,26 +123,41 @@ def _window_bytes(network: Network, layer: Layer, place: Place) -> int:
     return (source.channels - 1) * (place.bytes // source.channels) + (height - 1) * pitch + width
 
 
-def _store(layer: Layer, out: Tensor, optimize: Optimize) -> _Stored:
+def _store(network: Network, layer: Layer, places: dict[int, Place], optimize: Optimize, core: str) -> _Stored:
     """A convolution in the form that `optimize` asks for, of two that cost the same the smaller one."""
     ways = []
     for form in forms(layer.weight):
-        parameters = encode_scales(row_scales(layer, out.zero_point, form.entries))
+        parameters = encode_scales(row_scales(layer, network.tensors[layer.output].zero_point, form.entries))
         size = form.bytes + len(parameters)
-        cost = size if optimize == "size" else form.instructions(out.height * out.width)
+        cost = size if optimize == "size" else instructions(_record(network, layer, places, form), core)
         ways.append((cost, size, form, parameters))
     ways.sort(key=lambda way: way[:2])
-    unit = "bytes" if optimize == "size" else "predicted instructions"
+    unit = "bytes" if optimize == "size" else f"predicted instructions on {core}"
     costs = ", ".join(f"{form.name} {cost:,}" for cost, _, form, _ in ways)
     _, _, form, parameters = ways[0]
     return _Stored(form, parameters, f"fewest {unit}: {costs}")
 
 
-def write_image(network: Network, centering: Centering, optimize: Optimize = "size") -> tuple[bytes, list[LayerReport]]:
+def _record(network: Network, layer: Layer, places: dict[int, Place], form: Form) -> Record:
+    """A convolution as the cost model sees it, its weights in that form."""
+    source, out = (
+        Activation.at(places[i].offset, *network.tensors[i].shape, *places[i].border)
+        for i in (layer.inputs[0], layer.output)
+    )
+    return Record(
+        "conv", source, out, layer.kernel, layer.stride, layer.pad, layer.dilation, layer.clipped, layer.groups,
+        form.name, form.bytes, int(np.count_nonzero(layer.weight)), int(np.count_nonzero(form.entries)),
+        clamped=(layer.low, layer.high) != (-128, 127),
+    )  # fmt: skip
+
+
+def write_image(
+    network: Network, centering: Centering, optimize: Optimize = "size", core: str = DEFAULT_CORE
+) -> tuple[bytes, list[LayerReport]]:
     """The image of a network and what each of its layers costs.
 
     `optimize` says what counts where bytes and instructions conflict: weights are stored in the smallest way ("size"),
-    or in the one that takes the fewest instructions ("speed"), and tensors have borders as `plan` says.
+    or in the one that takes the fewest instructions on `core` ("speed"), and tensors have borders as `plan` says.
     Raises ImageError when a limit of the format is exceeded.
     """
     places, activation_bytes = plan(network, optimize)
@@ -164,7 +176,7 @@ def write_image(network: Network, centering: Centering, optimize: Optimize = "si
         _check(network, layer, places)
         encoding, weights_at, weights, stored = CLIPPED if layer.clipped else PADDED, 0, b"", None
         if layer.kind == CONV:
-            stored = _store(layer, network.tensors[layer.output], optimize)
+            stored = _store(network, layer, places, optimize, core)
             encoding, parameters, weights = stored.form.encoding, stored.parameters, stored.form.encode()
             if encoding != DENSE:
                 taps = layer.kernel[0] * layer.kernel[1]

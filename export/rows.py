@@ -25,36 +25,22 @@ MOST_CODE_BITS = 25
 SHIFT_BYTE = 8  # in place of a number of bits: the shift has a byte of its own
 LOWEST_FILLER_SHIFT = -15
 
-# What an entry costs a Cortex-M4F: decoding, a multiplication at one of many output positions, all of them at least.
-# Measured on layers of 64 to 256 channels on 8x8 to 1x1 maps, with the toolchain's compiler and flags.
-INSTRUCTIONS = {DENSE: (0, 1.4, 1.7), PAIRS: (5.3, 1.75, 1.75), RICE: (21, 1.75, 1.75)}
-DEPTHWISE = (0, 2.2, 12)  # a dense one where an output channel reads one input channel
-
 RowScale = int | tuple[int, int, int]  # the constant that the row puts out; or bias, multiplier, shift
 
 
 @dataclass(frozen=True)
 class Form:
     """One way to store a layer's weights. `entries` [rows] counts the weights that are stored of each row, entries of
-    value 0 included; `bytes` is the length of what `encode` returns; `depthwise` says that it is dense, each row for
-    one input channel."""
+    value 0 included; `bytes` is the length of what `encode` returns."""
 
     encoding: int
     entries: np.ndarray
     bytes: int
     encode: Callable[[], bytes]
-    depthwise: bool = False
 
     @property
     def name(self) -> str:
         return ENCODING_NAMES[self.encoding]
-
-    def instructions(self, positions: int) -> int:
-        """About how many instructions an image the weights take on a Cortex-M4F, the output map having so many
-        positions: each entry is decoded once and multiplied at every position. What all forms have in common is left
-        out."""
-        decode, multiply, least = DEPTHWISE if self.depthwise else INSTRUCTIONS[self.encoding]
-        return round(int(self.entries.sum()) * (decode + max(multiply * positions, least)))
 
 
 def shannon_bound(weight: np.ndarray) -> float:
@@ -75,7 +61,7 @@ def forms(weight: np.ndarray) -> tuple[Form, Form, Form]:
     """Every way to store int8 weights [rows, inputs of a group, kernel height, kernel width], by its encoding."""
     rows = len(weight)
     flat = weight.transpose(0, 2, 3, 1).reshape(-1)
-    dense = Form(DENSE, np.full(rows, flat.size // rows), flat.size, weight.tobytes, weight.shape[1] == 1)
+    dense = Form(DENSE, np.full(rows, flat.size // rows), flat.size, weight.tobytes)
     return dense, _pairs(flat, rows), _rice(flat, rows)
 
 

@@ -77,9 +77,7 @@ class Counter(ctypes.Structure):
 def cpu_model(board: Board) -> int:
     """Unicorn's model of a board's core. Raises BoardError where it has none."""
     if board.core not in MODELS:
-        raise BoardError(
-            f"{board.name}: instructions of {board.core} are not counted here; choose a board with {', '.join(MODELS)}"
-        )
+        raise BoardError(f"{board.name}: Unicorn has no {board.core}; choose a board with {', '.join(MODELS)}")
     return MODELS[board.core]
 
 

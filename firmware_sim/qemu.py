@@ -28,16 +28,17 @@ def check_emulated(board: Board) -> None:
 
 
 def command(board: Board) -> list[str]:
-    """How QEMU is called to run a firmware on a board; `-kernel ELF` is left to add."""
+    """How QEMU is called to run a firmware on a board, an instruction in 32 ns; `-kernel ELF` is left to add."""
     silent = [argument for name in ("display", "monitor", "serial") for argument in (f"-{name}", "none")]
-    return [QEMU, "-M", board.qemu, *silent, "-semihosting-config", "enable=on,target=native"]
+    counting = ("-icount", "shift=5")
+    return [QEMU, "-M", board.qemu, *silent, *counting, "-semihosting-config", "enable=on,target=native"]
 
 
 class Qemu:
     """One board in a QEMU of its own, running one ELF. It is a transport, as Emulator is.
 
     The answers are the same; what is missing beside Emulator: the board's true sizes (QEMU's machine may have more
-    memory), flash that keeps a head, counts of instructions, and what a fault was.
+    memory), flash that keeps a head, and what a fault was.
     """
 
     def __init__(self, board: Board, elf: bytes):

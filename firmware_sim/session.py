@@ -231,9 +231,9 @@ class Simulator(FramedDevice):
 
     `bundle` is a Bundle or its folder, `board` a name of `boards()`, a .toml file or a Board, `budget` the bytes of
     arena or text such as "48KiB". Without `head`, plan_head picks the best head that fits, told `options`. A core that
-    Unicorn lacks runs in QEMU, where instructions are not counted. Raises BoardError when the board's flash or RAM is
-    too small or no emulator has its core, DeviceError when the runtime refuses, FaultError (a DeviceError) when the
-    firmware faults or takes more than `instruction_limit` instructions for one command.
+    Unicorn lacks runs in QEMU. Raises BoardError when the board's flash or RAM is too small or no emulator has its
+    core, DeviceError when the runtime refuses, FaultError (a DeviceError) when the firmware faults or takes more than
+    `instruction_limit` instructions for one command.
     """
 
     def __init__(
@@ -257,9 +257,9 @@ class Simulator(FramedDevice):
         inputs = info.channels * info.height * info.width
         record = record_bytes(measure(bundle.image, head))
         self.firmware = build_firmware(bundle.image, self.board, arena, inputs, info.features, record)
-        self._counts = self.board.core in MODELS
         elf = self.firmware.elf
-        self.emulator = Emulator(self.board, elf, instruction_limit) if self._counts else Qemu(self.board, elf)
+        in_unicorn = self.board.core in MODELS
+        self.emulator = Emulator(self.board, elf, instruction_limit) if in_unicorn else Qemu(self.board, elf)
         super().__init__(bundle, self.emulator, head, arena)
 
     def power_on(self) -> None:
@@ -270,7 +270,7 @@ class Simulator(FramedDevice):
 
     def close(self) -> None:
         super().close()
-        if not self._counts:
+        if isinstance(self.emulator, Qemu):
             self.emulator.close()
 
     def footprint(self) -> dict:
@@ -279,10 +279,9 @@ class Simulator(FramedDevice):
         `arena`, `flash` and `ram` are bytes by part (`given` is what the board has, `slots` what keeps learned heads
         in flash that `total`, the firmware, leaves free), `stack` bytes used at most
         since reset of those given, `instructions` by kind of call: those of the C function, and about 20 that read
-        the clock and pass the arguments; in QEMU the calls alone.
+        the clock and pass the arguments.
         """
         cost = super().footprint()
-        calls = {name: {"calls": ticks["calls"]} for name, ticks in cost["ticks"].items()}
         flash, ram = self.firmware.flash, self.firmware.ram
         core = CORES[self.board.core]
         return {
@@ -299,7 +298,7 @@ class Simulator(FramedDevice):
             },
             "ram": {**ram, "given": self.board.ram.length},
             "stack": {"used": cost["stack_used"], "given": ram["stack"]},
-            "instructions": cost["ticks"] if self._counts else calls,
+            "instructions": cost["ticks"],
         }
 
 

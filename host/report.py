@@ -10,8 +10,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from entropi.device import Bundle, Device
+from entropi.export.costs import costs, predict, records
 from entropi.firmware_sim import Simulator
-from entropi.host.costs import costs, predict, records
 from entropi.host.footprint import render_memory, render_work
 from entropi.host.networks.cost import TABLE_2_BATCH, TABLE_2_CLASSES, table_2
 from entropi.host.tables import table
@@ -51,7 +51,7 @@ def report(
     return {
         "bundle": bundle.report,
         "layers": layers(bundle, measured, predict(bundle.image, bundle.report["layers"], core)),
-        "prediction_errors": costs()["cores"].get(core, {}).get("errors", {}),
+        "prediction_errors": costs()["cores"][core]["errors"],
         "table_2": [asdict(row) for row in table_2()],
         "table_2_rules": TABLE_2_RULES,
         "budget": footprint["arena"]["given"],
@@ -61,7 +61,7 @@ def report(
     }
 
 
-def layers(bundle: Bundle, measured: Sequence[int], predicted: Sequence[int | None]) -> list[dict]:
+def layers(bundle: Bundle, measured: Sequence[int], predicted: Sequence[int]) -> list[dict]:
     """The export's report of every layer, with its density, the bytes of its weights alone, and its instructions."""
     found = bundle.report["layers"]
     return [
@@ -135,7 +135,7 @@ def _work(content: dict) -> RenderableType:
             f"{layer['dense_macs']:,}" if layer["dense_macs"] else "",
             f"{layer['macs']:,}" if layer["dense_macs"] else "",
             f"{layer['instructions']:,}",
-            "" if layer["predicted_instructions"] is None else f"{layer['predicted_instructions']:,}",
+            f"{layer['predicted_instructions']:,}",
         )
         for layer in content["layers"]
     )
@@ -162,10 +162,9 @@ def _totals(content: dict) -> RenderableType:
         ("MACs an image", f"{total('macs'):,} of {total('dense_macs'):,}"),
         ("instructions an image, measured", f"{total('instructions'):,}"),
     ]
-    if all(layer["predicted_instructions"] is not None for layer in layers):
-        error = content["prediction_errors"]["networks held out"]
-        off = f"; of random networks, off by {error['whole network']:.1%} at most"
-        lines.append(("  predicted", f"{total('predicted_instructions'):,}{off}"))
+    error = content["prediction_errors"]["networks held out"]
+    off = f"; of random networks, off by {error['whole network']:.1%} at most"
+    lines.append(("  predicted", f"{total('predicted_instructions'):,}{off}"))
     if "activations" in bundle:
         lines += _activations(bundle["activations"], bundle["removed"])
     return table(f"{bundle['name']} in all", ("", ""), lines)

@@ -79,15 +79,13 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def check_device(board: str, budget: str, counted: bool = True) -> None:
-    """Refuse a board that is unknown or not emulated, where instructions are to be counted or at all, and a malformed
-    budget, before anything slow is loaded."""
+def check_device(board: str, budget: str) -> None:
+    """Refuse a board that is unknown or not emulated, and a malformed budget, before anything slow is loaded."""
     from entropi.device.units import parse_bytes
     from entropi.firmware_sim import board as find
-    from entropi.firmware_sim.emulator import cpu_model
     from entropi.firmware_sim.qemu import check_emulated
 
-    (cpu_model if counted else check_emulated)(find(board))
+    check_emulated(find(board))
     parse_bytes(budget)
 
 

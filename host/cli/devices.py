@@ -100,7 +100,7 @@ def simulate(
 
     Example: entropi simulate build/r18 --board nucleo-f446re --target builtin:digits --budget 48KiB
     """
-    check_device(board, budget, counted=False)
+    check_device(board, budget)
     plan = _plan_options(lr, new_classes, replay)
     from entropi.firmware_sim import Simulator
     from entropi.firmware_sim import board as find

@@ -125,10 +125,6 @@ def test_select_then_export(run, small_demo, tmp_path):
         (("boards", "--board", "redpill"), "no board is named 'redpill'; choose one of arduino-nano-33-ble, "),
         (("boards", "PIXELS", "--board", "mine.toml"), "mine.toml: No such file"),
         (("boards", "PIXELS", "--budget", "1KiB"), "given 1024, missing"),
-        (
-            ("report", "PIXELS", "--board", "corstone-300"),
-            "corstone-300: instructions of cortex-m55 are not counted here",
-        ),
         (("simulate", "PIXELS", "--target", "builtin:digits8x8", "--budget", "1KiB"), "missing"),
         (("simulate", "PIXELS", "--target", "builtin:digits8x8", "--budget", "127KiB"), "missing"),
         (("simulate", "PIXELS", "--target", "builtin:digits8x8", "--board", "nucleo"), "nucleo-f446re"),

@@ -102,6 +102,7 @@ def test_somebodys_module_is_exported_with_its_weights(run, here):
         (("missing.tflite",), "missing.tflite is no file"),
         (("mynets.py.tflite",), "no TFLite model, or a damaged one"),
         (("nowhere",), "nowhere is no ladder"),
+        (("nowhere", "--optimize", "speed", "--board", "redpill"), "no board is named 'redpill'"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_written(run, here, arguments, says):
@@ -121,5 +122,6 @@ def test_options_that_mean_nothing_are_wrong_use(run, here):
         ("a:b", "--mean", "half"),
         ("runs", "--optimize", "taste"),
         ("runs", "--weight-bits", "9"),
+        ("runs", "--board", "bluepill"),
     ):
         assert run(*arguments, "--out", "build", main=cli.export_main)[0] == 2

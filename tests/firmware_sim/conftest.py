@@ -120,17 +120,27 @@ def open_on():
 
 
 @pytest.fixture
-def run_c(tmp_path, nucleo):
-    """Compile a `main` with our startup code and port, and put it on the emulator."""
+def build_c(tmp_path):
+    """Compile a `main` with our startup code and port for a board."""
 
-    def build(source: str, on: Board = nucleo, **limits: int) -> tuple[Emulator, Firmware]:
+    def build(source: str, on: Board) -> Firmware:
         path = tmp_path / "snippet.c"
         path.write_text('#include <stdint.h>\n#include "port.h"\nint main(void);\n' + source)
         for name in ("port.h", "startup.h"):
             (tmp_path / name).write_text((FIRMWARE / name).read_text())
         sources = (path, FIRMWARE / "startup.c", FIRMWARE / "port_semihosting.c")
         objects = [compile_object(CORES[on.core], source) for source in sources]
-        firmware = link(on, objects, b"", {"arena": 0, "frame": 0, "features": 0, "stack": 1024})
-        return Emulator(on, firmware.elf, **limits), firmware
+        return link(on, objects, b"", {"arena": 0, "frame": 0, "features": 0, "stack": 1024})
 
     return build
+
+
+@pytest.fixture
+def run_c(build_c, nucleo):
+    """The same, put on the emulator."""
+
+    def run(source: str, on: Board = nucleo, **limits: int) -> tuple[Emulator, Firmware]:
+        firmware = build_c(source, on)
+        return Emulator(on, firmware.elf, **limits), firmware
+
+    return run

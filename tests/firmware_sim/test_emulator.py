@@ -121,7 +121,7 @@ def test_firmware_that_ends(run_c):
 
 
 def test_core_that_unicorn_has_not():
-    said = "corstone-300: instructions of cortex-m55 are not counted here; choose a board with cortex-m0plus"
+    said = "corstone-300: Unicorn has no cortex-m55; choose a board with cortex-m0plus"
     with pytest.raises(BoardError, match=said):
         Emulator(board("corstone-300"), b"")
 

@@ -1,7 +1,8 @@
 """What a layer will take on a core, predicted: a linear model of the runtime's loops, fitted to measured layers.
 
 instructions = sum over loops of (how often it runs) x (what one run costs). What one run costs lies in costs.json, by
-core; benchmarks/instruction_costs.py measures it."""
+core; benchmarks/instruction_costs.py measures it. The exporter chooses by it how weights are stored, and `entropi
+report` shows it beside what was measured."""
 
 from __future__ import annotations
 
@@ -16,10 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from entropi.export.image import CLIPPED, HEADER, LAYER, TENSOR
+from entropi.device.toolchain import CORES
+from entropi.export.layout import CLIPPED, HEADER, LAYER, TENSOR
 from entropi.export.rows import FORM_BYTES, SHIFT_BYTE
 
 COSTS = Path(__file__).with_name("costs.json")
+DEFAULT_CORE = "cortex-m4f"
+VECTOR_CORE = "cortex-m55"  # runs sparse_mve.c
 ELEMENTWISE = ("add", "sub", "mul")
 PART = 64  # values that an elementwise layer takes at a time
 ONE_HALF = (1 << 30, 0)  # multiplier and shift
@@ -43,6 +47,16 @@ class Activation:
     plane: int
     border_before: tuple[int, int]  # top, left
     border_behind: tuple[int, int]  # bottom, right
+
+    @classmethod
+    def at(
+        cls, offset: int, channels: int, height: int, width: int, top: int, left: int, bottom: int, right: int
+    ) -> Activation:
+        """The one that begins, border included, at that byte of the arena."""
+        pitch = left + width + right
+        plane = pitch * (top + height + bottom)
+        first = offset + top * pitch + left
+        return cls(channels, height, width, first, pitch, plane, (top, left), (bottom, right))
 
     @property
     def size(self) -> tuple[int, int]:
@@ -69,9 +83,11 @@ class Activation:
 
 @dataclass(frozen=True)
 class Record:
-    """A layer of an image, as far as its cost goes. A convolution's `weight_bytes` are those of its weights alone, and
-    `rows` are its output channels that the image stores entries of."""
+    """A layer of an image, as far as its cost goes. `encoding` says how a convolution's weights are stored,
+    `weight_bytes` are those of its weights alone, `nonzeros` its weights that are not zero, and `rows` are its output
+    channels that the image stores entries of."""
 
+    kind: str
     source: Activation
     out: Activation
     kernel: tuple[int, int]
@@ -80,19 +96,21 @@ class Record:
     dilation: tuple[int, int]
     clipped: bool
     groups: int
+    encoding: str
     weight_bytes: int
+    nonzeros: int
     rows: int
-    second: Activation | None  # of add, sub and mul
-    rounded: int  # of add and sub: how many operands have another scale than one half
     clamped: bool  # to less than all of int8
-    first: int  # of a copy: the channel that it begins at
+    second: Activation | None = None  # of add, sub and mul
+    rounded: int = 0  # of add and sub: how many operands have another scale than one half
+    first: int = 0  # of a copy: the channel that it begins at
 
 
 def records(image: bytes, layers: Sequence[Mapping]) -> list[Record]:
     """Every layer of an image (docs/image-format.md). `layers` are as export.image.LayerReport has them."""
     header = HEADER.unpack_from(image)
     tensors, count, tensors_at, layers_at = header[4], header[5], header[14], header[15]
-    activations = [_activation(*TENSOR.unpack_from(image, tensors_at + i * TENSOR.size)) for i in range(tensors)]
+    activations = [Activation.at(*TENSOR.unpack_from(image, tensors_at + i * TENSOR.size)[:-1]) for i in range(tensors)]
     found = []
     for i, layer in zip(range(count), layers, strict=True):
         fields = LAYER.unpack_from(image, layers_at + i * LAYER.size)
@@ -109,17 +127,11 @@ def records(image: bytes, layers: Sequence[Mapping]) -> list[Record]:
             bias_bytes, shift = image[parameters_at + 1 : parameters_at + 3]
             with_weights = 4 + bias_bytes + (shift == SHIFT_BYTE)  # bytes; a row without has one
             rows = (layer["bytes"] - weight_bytes - SCALES_HEADER - rows) // (with_weights - 1)
+        stored = layer["encoding"], weight_bytes, layer["nonzeros"], rows
         found.append(
-            Record(source, out, *window, fields[13], weight_bytes, rows, second, rounded, clamped, first=fields[3])
+            Record(layer["kind"], source, out, *window, fields[13], *stored, clamped, second, rounded, first=fields[3])
         )
     return found
-
-
-def _activation(offset, channels, height, width, top, left, bottom, right, zero_point) -> Activation:
-    pitch = left + width + right
-    plane = pitch * (top + height + bottom)
-    first = offset + top * pitch + left
-    return Activation(channels, height, width, first, pitch, plane, (top, left), (bottom, right))
 
 
 def _inside(record: Record, axis: int, bordered: bool = True) -> np.ndarray:
@@ -131,7 +143,7 @@ def _inside(record: Record, axis: int, bordered: bool = True) -> np.ndarray:
     return ((at >= -before) & (at < size + behind)).sum(axis=1)
 
 
-def _is_split(layer: Mapping, record: Record) -> bool:
+def _is_split(record: Record) -> bool:
     """Whether the columns of a sparse convolution's input are split, so that a stride of 2 becomes 1 (sparse.c)."""
     source, out = record.source, record.out
     inside = all(_inside(record, 1) == record.kernel[1])
@@ -157,19 +169,56 @@ def _sparse_tiles(record: Record, whole: np.ndarray, stride: int) -> Iterator[tu
         yield "position", y, below, out.width
 
 
-def _sparse(layer: Mapping, record: Record) -> Counter[str]:
-    form, out, (height, width) = layer["encoding"], record.out, record.kernel
+def _entries(record: Record) -> int:
+    return (record.weight_bytes - FORM_BYTES) // 2 - 1 if record.encoding == "pairs" else record.nonzeros
+
+
+def _listed(record: Record) -> Counter[str]:
+    """What every sparse convolution does: its list of weights is read, and rows without any are filled."""
+    form, out, (height, width) = record.encoding, record.out, record.kernel
     rows, empty = record.rows, out.channels - record.rows
-    entries = (record.weight_bytes - FORM_BYTES) // 2 - 1 if form == "pairs" else layer["nonzeros"]
-    inside = [_inside(record, axis) for axis in (0, 1)]
-    found = Counter({f"conv sparse, {form}: weight": entries, f"conv sparse, {form}: byte": record.weight_bytes})
-    found.update({"conv sparse: row, tap": rows * height * width})
+    found = Counter({f"conv sparse, {form}: weight": _entries(record)})
+    found[f"conv sparse, {form}: byte"] = record.weight_bytes
+    found["conv sparse: row, tap"] = rows * height * width
     found.update({"conv sparse: empty row": empty, "conv sparse: empty row, output": empty * out.positions})
+    return found
+
+
+def _sparse_by_vectors(record: Record) -> Counter[str]:
+    """The loops of sparse_mve.c."""
+    (height, width), rows, entries = record.kernel, record.rows, _entries(record)
+    inside = [_inside(record, axis) for axis in (0, 1)]
+    down, across = int((inside[0] == height).sum()), int((inside[1] == width).sum())
+    fitting = [(r, c) for r, c in ((2, 8), (4, 4), (1, 4), (2, 2)) if down >= r and across >= c]
+    tile = (fitting or [(1, 1)])[0]
+    lines, columns = -(-down // tile[0]), -(-across // tile[1])
+    name = "conv sparse, vectors: {}x{}".format(*tile)
+    if tile[1] >= 4 and record.stride[1] != 1:
+        name += ", gathered"
+    clipped = record.out.positions - down * across
+    found = _listed(record)
+    found[f"conv sparse, {record.encoding}: row"] = rows
+    if down and across:
+        found[f"{name}, line"] = rows * lines
+        found[name] = rows * lines * columns
+        found[f"{name}, weight"] = entries * lines * columns
+    found["conv sparse, vectors: clipped window"] = rows * clipped
+    found["conv sparse, vectors: clipped window, tap"] = rows * clipped * height * width
+    found["conv sparse, vectors: clipped window, weight"] = entries * clipped
+    return found
+
+
+def _sparse(record: Record) -> Counter[str]:
+    """The loops of sparse.c."""
+    form, out, (height, width) = record.encoding, record.out, record.kernel
+    rows, entries = record.rows, _entries(record)
+    inside = [_inside(record, axis) for axis in (0, 1)]
+    found = _listed(record)
     if out.positions == 1 and inside[0][0] == height and inside[1][0] == width:
         return found + Counter({f"conv sparse, {form}: one position": rows})
     found[f"conv sparse, {form}: row"] = rows
     stride = record.stride[1]
-    if _is_split(layer, record):
+    if _is_split(record):
         stride = 1
         found["conv sparse: split, byte"] = record.source.channels * record.source.plane
     for tile, y, lines, across in _sparse_tiles(record, inside[0] == height, stride):
@@ -277,9 +326,9 @@ def _depthwise(record: Record) -> Counter[str] | None:
     )
 
 
-def _conv(layer: Mapping, record: Record) -> Counter[str]:
-    if layer["encoding"] != "dense":
-        return _sparse(layer, record)
+def _conv(record: Record, core: str) -> Counter[str]:
+    if record.encoding != "dense":
+        return _sparse_by_vectors(record) if core == VECTOR_CORE else _sparse(record)
     depthwise = _depthwise(record) if record.groups == record.source.channels else None
     return _dense(record) if depthwise is None else depthwise
 
@@ -323,9 +372,9 @@ def _max_pool(record: Record) -> dict[str, int] | None:
     return counts | {"usual output": out.values, "usual tap": out.values * max(record.kernel[1] - 1, 1)}
 
 
-def _loops(layer: Mapping, record: Record) -> dict[str, int]:
+def _others(record: Record) -> dict[str, int]:
     """How often each loop of a layer that is no convolution runs, but for those of its border."""
-    kind, source, out = layer["kind"], record.source, record.out
+    kind, source, out = record.kind, record.source, record.out
     if kind == "mean":
         return {"input": source.values, "line": source.lines, "output": out.values}
     usual = _max_pool(record) if kind == "max_pool" else _usual_add(record) if kind == "add" else None
@@ -347,22 +396,26 @@ def _loops(layer: Mapping, record: Record) -> dict[str, int]:
     return {"output": out.values, "line": out.lines, "channel": out.channels}
 
 
-def loops(image: bytes, layers: Sequence[Mapping]) -> list[dict[str, float]]:
-    """How often each loop runs in every layer; in the first one, also those that copy the input in. Weights count as if
-    they were spread evenly over the taps of their kernel."""
-    found = []
-    for layer, record in zip(layers, records(image, layers), strict=True):
-        kind = layer["kind"]
-        if kind == "conv":
-            counts = _conv(layer, record)
-        else:
-            counts = {f"{kind}: {name}": count for name, count in _loops(layer, record).items()}
-        found.append(counts | {f"{kind}: layer": 1} | record.out.border)
-        if len(found) == 1:
-            source = record.source
-            copied = {"input: value": source.values, "input: line": source.lines, **source.border}
-            found[0] = {name: found[0].get(name, 0) + copied.get(name, 0) for name in found[0] | copied}
-    return [{name: count for name, count in counts.items() if count} for counts in found]
+def loops(record: Record, core: str) -> dict[str, float]:
+    """How often each loop of a layer runs. Weights count as if they were spread evenly over a kernel's taps."""
+    kind = record.kind
+    if kind == "conv":
+        counts = _conv(record, core)
+    else:
+        counts = {f"{kind}: {name}": count for name, count in _others(record).items()}
+    counts |= {f"{kind}: layer": 1} | record.out.border
+    return {name: count for name, count in counts.items() if count}
+
+
+def image_loops(image: bytes, layers: Sequence[Mapping], core: str) -> list[dict[str, float]]:
+    """The loops of every layer; in the first one, also those that copy the input in."""
+    found = records(image, layers)
+    counts = [loops(record, core) for record in found]
+    if found:
+        source = found[0].source
+        copied = {"input: value": source.values, "input: line": source.lines, **source.border}
+        counts[0] |= {name: counts[0].get(name, 0) + count for name, count in copied.items()}
+    return counts
 
 
 @cache
@@ -371,10 +424,22 @@ def costs() -> dict:
     return json.loads(COSTS.read_text())
 
 
-def predict(image: bytes, layers: Sequence[Mapping], core: str) -> list[int | None]:
-    """Instructions of every layer on `core`; None where what a loop costs there is not known."""
-    known = costs()["cores"].get(core, {}).get("instructions", {})
-    return [
-        round(sum(known[name] * count for name, count in counts.items())) if counts.keys() <= known.keys() else None
-        for counts in loops(image, layers)
-    ]
+def check_core(core: str) -> None:
+    """Raise ValueError where it is none of device.toolchain.CORES."""
+    if core not in CORES:
+        raise ValueError(f"no core is named {core!r}; choose one of {', '.join(CORES)}")
+
+
+def _total(counts: Mapping[str, float], core: str) -> int:
+    known = costs()["cores"][core]["instructions"]
+    return round(sum(known.get(name, 0) * count for name, count in counts.items()))
+
+
+def instructions(record: Record, core: str) -> int:
+    """Of one layer on a core of device.toolchain.CORES. A loop that no measured layer had costs nothing."""
+    return _total(loops(record, core), core)
+
+
+def predict(image: bytes, layers: Sequence[Mapping], core: str) -> list[int]:
+    """Instructions of every layer of an image on a core of device.toolchain.CORES."""
+    return [_total(counts, core) for counts in image_loops(image, layers, core)]

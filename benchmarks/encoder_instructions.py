@@ -1,0 +1,214 @@
+"""What an image costs on every core that is emulated here, with every compiler that is installed, beside CMSIS-NN.
+
+    python benchmarks/encoder_instructions.py
+
+The network is benchmarks/fixtures/resnet18_alpha0.0075_int8.tflite.gz: a ResNet18 at 3x32x32 of which 0.75 % of the
+weights are left, with 8 bits a weight; `quantised` in image_size.py made it with 256 images of CIFAR-10. It is stored
+for size and, for each core, for speed; a firmware encodes one random input; the features must be tflite-micro's, byte
+for byte. Everything is counted: copying the input in, borders, decoding, scaling, pools, sums. Boards have more memory
+than any, but for a core that runs in QEMU. Writes results/encoder_instructions.json and the tables of docs/boards.md
+and docs/performance.md. Takes a minute of one core.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import zlib
+from pathlib import Path
+
+import numpy as np
+from pages import ROOT, filled, markdown
+
+from entropi.device import Bundle, HeadConfig, describe, measure
+from entropi.device.bundle import Preprocessing
+from entropi.device.files import write_atomically, write_json
+from entropi.device.toolchain import CORES, GCC, ZIG, Compiler
+from entropi.export.image import Centering, LayerReport, write_image
+from entropi.export.integer import Network
+from entropi.export.layout import HEADER
+from entropi.export.reader import from_tflite
+from entropi.export.removal import remove
+from entropi.export.tflm import run_reference
+from entropi.firmware_sim import BoardError, boards
+from entropi.firmware_sim.build import Firmware, build_firmware, build_without_limits
+from entropi.firmware_sim.emulator import MODELS, Emulator
+from entropi.firmware_sim.qemu import Qemu, check_emulated
+from entropi.firmware_sim.session import FramedDevice
+from entropi.host.provenance import provenance
+
+FIXTURE = ROOT / "benchmarks" / "fixtures" / "resnet18_alpha0.0075_int8.tflite.gz"
+RESULT = ROOT / "results" / "encoder_instructions.json"
+PAGES = ROOT / "docs" / "boards.md", ROOT / "docs" / "performance.md"
+SMALLEST_HEAD = HeadConfig(classes=2, batch=1)
+BOARD_OF = {board.core: board for board in boards().values()}
+CMSIS_NN = {
+    "source": "our notes on firmware: every layer checked against an integer reference, hosted build, single rounding",
+    "compiler": "arm-none-eabi-gcc 12.2 -O2",
+    "network": "the same ResNet18, dense: 37.0 million multiply-accumulates",
+    "instructions": {
+        "cortex-m0plus": 294_100_000,
+        "cortex-m4f": 75_086_490,
+        "cortex-m7": 75_030_000,
+        "cortex-m33": 75_090_000,
+        "cortex-m55": 9_000_000,
+    },
+    "instructions_with_layer4_as_linear_layers": {"cortex-m4f": 53_000_000},
+    "scratch_bytes": 18_432,
+}
+
+
+def fixture() -> tuple[bytes, Network]:
+    """The .tflite file and what the exporter makes of it."""
+    model = gzip.decompress(FIXTURE.read_bytes())
+    return model, remove(from_tflite(model))[0]
+
+
+def example(network: Network) -> np.ndarray:
+    """The input that is encoded."""
+    return np.random.default_rng(0).integers(-128, 128, network.tensors[network.input].shape).astype(np.int8)
+
+
+def stored(network: Network, aim: str, core: str) -> tuple[Bundle, list[LayerReport]]:
+    """The network's image, and what its layers cost."""
+    source, out = network.tensors[network.input], network.tensors[network.output]
+    image, layers = write_image(network, Centering(np.zeros(out.channels, np.int8), 1.0), aim, core)
+    return Bundle(Path(), image, {}, Preprocessing((0.0,), (1.0,), source.scale, source.zero_point)), layers
+
+
+def firmware_of(bundle: Bundle, core: str, compiler: Compiler) -> Firmware:
+    info, arena = describe(bundle.image), measure(bundle.image, SMALLEST_HEAD).total
+    sizes = arena, info.channels * info.height * info.width, info.features
+    if core in MODELS:
+        return build_without_limits(bundle.image, core, *sizes, compiler)
+    return build_firmware(bundle.image, BOARD_OF[core], *sizes, compiler=compiler)
+
+
+def run(bundle: Bundle, layers: list[LayerReport], values: np.ndarray, core: str, compiler: Compiler) -> dict:
+    """One image on one core."""
+    firmware = firmware_of(bundle, core, compiler)
+    on = (Emulator if core in MODELS else Qemu)(firmware.board, firmware.elf)
+    with FramedDevice(bundle, on, SMALLEST_HEAD, measure(bundle.image, SMALLEST_HEAD).total) as device:
+        features = device.encode(values)
+        cost = device.footprint()
+        ticks = [layer.ticks for layer in device.run_layers(values)]
+    if isinstance(on, Qemu):
+        on.close()
+    macs = sum(layer.nonzeros * layer.shape[1] * layer.shape[2] for layer in layers)
+    instructions = cost["ticks"]["encode"]["last"]
+    return {
+        "core": core,
+        "emulator": type(on).__name__,
+        "compiler": compiler.version,
+        "flags": list(compiler.flags(CORES[core])),
+        "instructions": instructions,
+        "instructions_a_nonzero_mac": round(instructions / macs, 3),
+        "features_crc32": f"{zlib.crc32(features.tobytes()):08x}",
+        "image_bytes": len(bundle.image),
+        "code_bytes": firmware.flash["text"] + firmware.flash["rodata"],
+        "stack_bytes": cost["stack_used"],
+        "encoder_arena_bytes": cost["arena"]["encoder"],
+        "scratch_bytes": 4 * HEADER.unpack_from(bundle.image)[9],
+        "layers": {
+            layer.name: {"stored": layer.encoding, "instructions": taken}
+            | ({"a_nonzero_mac": _a_mac(layer, taken)} if layer.nonzeros else {})
+            for layer, taken in zip(layers, ticks, strict=True)
+        },
+    }
+
+
+def _a_mac(layer: LayerReport, instructions: int) -> float:
+    return round(instructions / (layer.nonzeros * layer.shape[1] * layer.shape[2]), 3)
+
+
+def emulated_cores() -> list[str]:
+    def is_emulated(core: str) -> bool:
+        try:
+            check_emulated(BOARD_OF[core])
+        except BoardError:
+            return False
+        return True
+
+    return [core for core in CORES if is_emulated(core)]
+
+
+def measured() -> dict:
+    """The result's content."""
+    model, network = fixture()
+    values = example(network)
+    expected = f"{zlib.crc32(run_reference(model, values[None]).tobytes()):08x}"
+    compilers = [compiler for compiler in (ZIG, GCC) if shutil.which(compiler.command[0])]
+    runs, cores = [], emulated_cores()
+    for aim in ("size", "speed"):
+        for core in cores:
+            bundle, layers = stored(network, aim, core)
+            runs += [{"optimize": aim, **run(bundle, layers, values, core, compiler)} for compiler in compilers]
+    differ = sorted({entry["core"] for entry in runs if entry["features_crc32"] != expected})
+    if differ:
+        raise SystemExit(f"features on {', '.join(differ)} are not tflite-micro's")
+    return {
+        "command": "python benchmarks/encoder_instructions.py",
+        "network": FIXTURE.name,
+        "nonzeros": sum(layer.nonzeros for layer in layers),
+        "nonzero_macs": sum(layer.nonzeros * layer.shape[1] * layer.shape[2] for layer in layers),
+        "tflite_micro_features_crc32": expected,
+        "cmsis_nn": CMSIS_NN,
+        **provenance("unicorn", "ziglang"),
+        "runs": runs,
+    }
+
+
+def tables(content: dict) -> dict[str, str]:
+    """The pages' tables, by marker."""
+    of = {(run["optimize"], run["core"], run["compiler"].partition(" ")[0]): run for run in content["runs"]}
+    names = {run["compiler"].partition(" ")[0]: run["compiler"] for run in content["runs"]}
+    cores = list(dict.fromkeys(run["core"] for run in content["runs"]))
+    dense = content["cmsis_nn"]["instructions"]
+
+    def row(core: str) -> tuple[str, ...]:
+        runs = [of["speed", core, name] for name in names]
+        small = of["size", core, "zig"]
+        peer = f"{dense[core]:,}" if core in dense else ""
+        return (
+            core,
+            *(f"{run['instructions']:,}" for run in (*runs, small)),
+            f"{runs[0]['instructions_a_nonzero_mac']:.2f}",
+            peer,
+        )
+
+    def memory(core: str) -> tuple[str, ...]:
+        runs = [of["speed", core, name] for name in names]
+        numbers = (*(run["code_bytes"] for run in runs), *(run["stack_bytes"] for run in runs))
+        numbers += runs[0]["scratch_bytes"], runs[0]["image_bytes"]
+        return core, *(f"{number:,}" for number in numbers)
+
+    def layer(name: str) -> tuple[str, ...]:
+        found = [of["speed", core, "zig"]["layers"][name] for core in cores]
+        return name, *(f"{cell['instructions']:,} {cell['stored']}".strip() for cell in found)
+
+    columns = ("core", *(f">speed, {name}" for name in names.values()), f">size, {names['zig']}", ">a non-zero MAC")
+    code = (*(f">code, {name}" for name in names), *(f">stack, {name}" for name in names), ">scratch", ">image")
+    return {
+        "cores": markdown((*columns, ">CMSIS-NN, dense"), map(row, cores)),
+        "memory": markdown(("core, speed", *code), map(memory, cores)),
+        "layers": markdown(
+            ("layer", *(f">{core}" for core in cores)), map(layer, of["speed", cores[0], "zig"]["layers"])
+        ),
+    }
+
+
+def main() -> None:
+    content = measured()
+    write_json(RESULT, content)
+    fill_pages()
+
+
+def fill_pages() -> None:
+    found = tables(json.loads(RESULT.read_bytes()))
+    for page in PAGES:
+        write_atomically(page, filled(page.read_text(), found).encode())
+
+
+if __name__ == "__main__":
+    main()

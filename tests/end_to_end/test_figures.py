@@ -1,0 +1,47 @@
+"""The figures of the encoder in results/ and docs/ are what the code takes as it stands (encoder_instructions.py)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from entropi.device.toolchain import ZIG
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+CORE = "cortex-m4f"
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import encoder_instructions
+
+    return encoder_instructions
+
+
+def test_the_fixture_takes_what_the_result_says(benchmark):
+    runs = json.loads(benchmark.RESULT.read_bytes())["runs"]
+    (kept,) = [r for r in runs if (r["optimize"], r["core"], r["compiler"]) == ("speed", CORE, ZIG.version)]
+    _, network = benchmark.fixture()
+    bundle, layers = benchmark.stored(network, "speed", CORE)
+    assert {"optimize": "speed", **benchmark.run(bundle, layers, benchmark.example(network), CORE, ZIG)} == kept
+
+
+def test_the_pages_have_the_results_tables(benchmark):
+    tables = benchmark.tables(json.loads(benchmark.RESULT.read_bytes()))
+    for page in benchmark.PAGES:
+        text = page.read_text()
+        assert benchmark.filled(text, tables) == text
+
+
+def test_the_break_even_is_what_the_exporter_does(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import instruction_costs
+
+    cores = instruction_costs.costs()["cores"]
+    for core in (CORE, "cortex-m55"):
+        assert cores[core]["break_even"] == {kind.name: kind.break_even(core) for kind in instruction_costs.KINDS}
+    text = instruction_costs.PAGE.read_text()
+    assert instruction_costs.filled(text, instruction_costs.tables(instruction_costs.costs())) == text
