@@ -8,16 +8,22 @@
 #define ENTROPI_MVE 1
 #include <arm_mve.h>
 
-enum { FOUR = 4 };
+enum { FOUR = 4, SIXTEEN = 16 };
 typedef int32x4_t fours;
+
+/* x * 2^shift, shift <= 0, rounded half away from zero; what that takes off a negative x first is 1 if shift is not 0. */
+static inline fours divided(fours x, int shift)
+{
+    const fours below = vreinterpretq_s32_u32(vshlq_r_u32(vreinterpretq_u32_s32(x), shift ? -31 : -32));
+    return vrshlq_n_s32(vsubq_s32(x, below), shift);
+}
 
 /* requantise of each. multiplier >= 0, so that the doubled product never saturates. */
 static inline fours requantise_fours(fours x, int32_t multiplier, int shift)
 {
     if (shift >= 0)
         return vqrdmulhq_n_s32(vshlq_r_s32(x, shift), multiplier);
-    const fours high = vqrdmulhq_n_s32(x, multiplier);
-    return vrshlq_n_s32(vaddq_s32(high, vshrq_n_s32(high, 31)), shift);
+    return divided(vqrdmulhq_n_s32(x, multiplier), shift);
 }
 
 /* Outputs, as int32, of sums that hold the bias. */

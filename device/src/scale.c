@@ -2,20 +2,17 @@
 #include "internal.h"
 #include "mve.h"
 
-#if ENTROPI_MVE
-
-void put(const row_scale *scale, const range *outputs, const int32_t *sums, uint32_t count, int8_t *to)
-{
-    for (int32_t left = (int32_t)count; left > 0; left -= FOUR, sums += FOUR, to += FOUR) {
-        const mve_pred16_t lanes = vctp32q((uint32_t)left);
-        vstrbq_p_s32(to, outputs_of(vldrwq_z_s32(sums, lanes), scale, outputs), lanes);
-    }
-}
-
-#else
-
 void put(const row_scale *scale, const range *outputs, const int32s *sums, uint32_t count, int8s *to)
 {
+#if ENTROPI_MVE
+    if (count >= FOUR) {
+        for (int32_t left = (int32_t)count; left > 0; left -= FOUR, sums += FOUR, to += FOUR) {
+            const mve_pred16_t lanes = vctp32q((uint32_t)left);
+            vstrbq_p_s32(to, outputs_of(vldrwq_z_s32(sums, lanes), scale, outputs), lanes);
+        }
+        return;
+    }
+#endif
     const int32s *const end = sums + count;
 #if !defined(ENTROPI_IMAGES)
     if (is_usual(scale, outputs)) {
@@ -29,5 +26,3 @@ void put(const row_scale *scale, const range *outputs, const int32s *sums, uint3
         put_value(requantise(*sums++, scale->multiplier, scale->shift), outputs->zero_point, outputs->low,
                   outputs->high, to++);
 }
-
-#endif

@@ -194,6 +194,43 @@ NOT_INLINED uint32_t *decode_codes(entry_reader *e, const geometry *g, uint32_t 
     return decode_row(e, 1, g, channels, plane, taps, list);
 }
 
+/* Layers whose output is one position inside: every weight is needed once, so rows are summed as they are decoded. */
+SPECIALISE void sum_rows(const work *w, int is_rice)
+{
+    const layer *l = &w->layer;
+    const tensor *in = &w->in, *out = &w->out;
+    const range outputs = range_of(l, out);
+    const uint32_t rows_a_group = out->channels / l->groups, channels = (uint32_t)in->channels / l->groups;
+    const uint32_t plane = in->plane, group_bytes = channels * plane, length = channels * l->kernel_h * l->kernel_w;
+    const int8_t *input = w->activations + ((int32_t)interior(in) - (int32_t)(l->pad_top * in->pitch + l->pad_left));
+    int8_t *output = w->activations + interior(out);
+    scale_reader scales = open_scales(w->image + l->parameters_at);
+    entry_reader e = open_entries(w->image + l->weights_at, is_rice);
+    read_entry(&e, is_rice);
+    for (uint32_t c = 0; c < out->channels; c++, output += out->plane) {
+        if (c && c % rows_a_group == 0)
+            input += group_bytes;
+        if (e.next >= length) {
+            e.next -= length;
+            *output = (int8_t)*scales.at++;
+            continue;
+        }
+        const row_scale scale = read_scale(&scales);
+        int32_t sum = scale.bias;
+        for (uint32_t y = 0; y < l->kernel_h; y++)
+            for (uint32_t x = 0; x < l->kernel_w; x++) {
+                const int8_t *tap = input + y * l->dilation_h * in->pitch + x * l->dilation_w;
+                for (; e.next < channels; read_entry(&e, is_rice))
+                    sum += e.value * tap[e.next * plane];
+                e.next -= channels;
+            }
+        put(&scale, &outputs, &sum, 1, output);
+    }
+}
+
+NOT_INLINED void sum_rows_of_pairs(const work *w) { sum_rows(w, 0); }
+NOT_INLINED void sum_rows_of_codes(const work *w) { sum_rows(w, 1); }
+
 static void run_sparse(const work *w, int is_rice)
 {
     const layer *l = &w->layer;
@@ -212,6 +249,10 @@ static void run_sparse(const work *w, int is_rice)
     g.down = along(l->stride_h, l->dilation_h, l->kernel_h, l->pad_top, in->top, in->height, in->bottom, out->height);
     g.across = along(l->stride_w, l->dilation_w, l->kernel_w, l->pad_left, in->left, in->width, in->right, out->width);
     g.clipped = !are_inside(&g.down, 0, out->height) || !are_inside(&g.across, 0, out->width);
+    if (out->height == 1 && out->width == 1 && !g.clipped) {
+        (is_rice ? sum_rows_of_codes : sum_rows_of_pairs)(w);
+        return;
+    }
     const shape s = largest_tile(g.down.whole_end - g.down.whole_from, g.across.whole_end - g.across.whole_from,
                                  g.stride_x == 1);
     const uint32_t rows = out->channels, rows_a_group = rows / l->groups, channels = (uint32_t)in->channels / l->groups;
