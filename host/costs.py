@@ -29,6 +29,7 @@ TILE = 4  # output positions that dense convolutions take at a time
 WAITING = 64  # sums that they keep
 GATHERED_BYTES = 512  # of inputs, two bytes each
 SCALES_HEADER = 4  # bytes of a convolution's parameters before the first row's
+LANE_BITS = 5  # most bits of a weight for lanes (sparse.c)
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class Record:
     rounded: int  # of add and sub: how many operands have another scale than one half
     clamped: bool  # to less than all of int8
     first: int  # of a copy: the channel that it begins at
+    value_bits: int  # of a weight of a sparse convolution
 
 
 def records(image: bytes, layers: Sequence[Mapping]) -> list[Record]:
@@ -98,8 +100,9 @@ def records(image: bytes, layers: Sequence[Mapping]) -> list[Record]:
         fields = LAYER.unpack_from(image, layers_at + i * LAYER.size)
         source, out = activations[fields[2]], activations[fields[4]]
         window = fields[5:7], fields[7:9], fields[9:11], fields[11:13], fields[1] == CLIPPED
-        parameters_at, weight_bytes = fields[16], fields[18]
+        parameters_at, weights_at, weight_bytes = fields[16:19]
         rows, second, rounded, clamped = out.channels, None, 0, fields[14:16] != (-128, 127)
+        value_bits = image[weights_at + 1] if layer["kind"] == "conv" else 0
         if layer["kind"] in ELEMENTWISE:
             second = activations[fields[3]]
         if layer["kind"] in ("add", "sub"):
@@ -110,7 +113,11 @@ def records(image: bytes, layers: Sequence[Mapping]) -> list[Record]:
             with_weights = 4 + bias_bytes + (shift == SHIFT_BYTE)  # bytes; a row without has one
             rows = (layer["bytes"] - weight_bytes - SCALES_HEADER - rows) // (with_weights - 1)
         found.append(
-            Record(source, out, *window, fields[13], weight_bytes, rows, second, rounded, clamped, first=fields[3])
+            Record(
+                *(source, out, *window, fields[13], weight_bytes, rows, second, rounded, clamped),
+                first=fields[3],
+                value_bits=value_bits,
+            )
         )
     return found
 
@@ -140,14 +147,24 @@ def _is_split(layer: Mapping, record: Record) -> bool:
     return record.stride[1] == 2 and record.groups == 1 and inside and narrow and pays
 
 
-def _sparse_tiles(record: Record, whole: np.ndarray, stride: int) -> Iterator[tuple[str, int, int, int]]:
-    """How one output channel is divided (sparse.c): the size of tiles, an output row that they lie at, how many lines
-    of them lie there and how many tiles are in each. `whole` says of which output rows all windows lie inside."""
+def _sparse_tile(record: Record, stride: int) -> tuple[str, int, int]:
+    """The tiles of a sparse convolution (sparse.c), and their rows and columns."""
     out = record.out
-    rows, columns = (1, 4) if out.width >= 4 else (2, 2)
-    if stride > 2 or out.width < 2 or rows > out.height:
-        rows, columns = 1, 1
-    tile = "position" if columns == 1 else f"tile {rows}x{columns}, stride {stride}"
+    if out.width >= 4 and stride == 1:
+        return "tile in lanes" if record.value_bits <= LANE_BITS else "tile by pairs", 1, 4
+    if out.width >= 4:
+        return "tile by weights", 1, 4
+    if out.width >= 2 and out.height >= 2:
+        return "tile by weights", 2, 2
+    return "position", 1, 1
+
+
+def _sparse_lines(
+    record: Record, whole: np.ndarray, tile: str, rows: int, columns: int
+) -> Iterator[tuple[str, int, int, int]]:
+    """How one output channel is divided: tiles or single positions, an output row that they lie at, how many lines of
+    them lie there and how many are in each. `whole` says of which output rows all windows lie inside."""
+    out = record.out
     across, rest = divmod(out.width, columns)
     first, count = int(np.argmax(whole)), int(whole.sum())
     for y, lines in ((first, count), *((y, 1) for y in np.flatnonzero(~whole))):
@@ -172,16 +189,20 @@ def _sparse(layer: Mapping, record: Record) -> Counter[str]:
     if _is_split(layer, record):
         stride = 1
         found["conv sparse: split, byte"] = record.source.channels * record.source.plane
-    for tile, y, lines, across in _sparse_tiles(record, inside[0] == height, stride):
+    tile, *size = _sparse_tile(record, stride)
+    if tile in ("tile in lanes", "tile by pairs"):
+        found[f"conv sparse: {tile}, prepared weight"] = entries * (1 + inside[0][inside[0] < height].sum() / height)
+    if tile == "tile in lanes":
+        found["conv sparse: flipped byte"] = 2 * record.source.channels * record.source.plane
+    for kind, y, lines, across in _sparse_lines(record, inside[0] == height, tile, *size):
         if lines and across:
-            found[f"conv sparse: {tile}, part"] += rows
-            found[f"conv sparse: {tile}, line"] += rows * lines
-            found[f"conv sparse: {tile}"] += rows * lines * across
-            found[f"conv sparse: {tile}, weight"] += entries * lines * across * inside[0][y] / height
+            found[f"conv sparse: {kind}, part"] += rows
+            found[f"conv sparse: {kind}, line"] += rows * lines
+            found[f"conv sparse: {kind}"] += rows * lines * across
+            found[f"conv sparse: {kind}, weight"] += entries * lines * across * inside[0][y] / height
     columns_outside = width - inside[1]
-    tile = 4 if out.width >= 4 else 2 if out.width >= 2 else 1
-    unusual = np.add.reduceat(columns_outside > 0, np.arange(0, out.width, tile)) > 0
-    columns = out.width if record.clamped else min(tile * int(unusual.sum()), out.width)
+    unusual = np.add.reduceat(columns_outside > 0, np.arange(0, out.width, size[1])) > 0
+    columns = out.width if record.clamped else min(size[1] * int(unusual.sum()), out.width)
     found["conv sparse: unusual output"] = rows * out.height * columns
     cut = height - inside[0]
     found["conv sparse: cut line"] = rows * np.count_nonzero(cut)

@@ -365,8 +365,7 @@ static inline int8_t usual_output(int32_t sum, const usual_scale *s)
 {
     const int32_t high = add_high(sum, sum, s->factor), away = high + (high >> 31);
 #if ENTROPI_SHORT_MULTIPLY
-    const int32_t x = s->zero_point + ((away + s->divisor) >> s->right);
-    return (int8_t)((int8_t)x == x ? x : x >> 31 ^ INT8_MAX);
+    return clamp_i8(s->zero_point + ((away + s->divisor) >> s->right), INT8_MIN, INT8_MAX);
 #else
     return clamp_i8(add_high(s->zero_point, away, s->divisor), INT8_MIN, INT8_MAX);
 #endif

@@ -1,6 +1,6 @@
-/* Convolutions with sparse weights. A row holds the weights of one output channel; it is decoded once an image, into
- * pairs of weights. A tile of output positions keeps its sums in registers while it walks the pairs once; a pair takes
- * two inputs for each position, and a core with DSP instructions multiplies and adds both at once.
+/* Convolutions with sparse weights. A row holds the weights of one output channel; it is decoded once an image, into a
+ * list. A tile of four output positions keeps its sums in registers while it walks the list once. Cores with DSP
+ * instructions multiply and add two inputs at once: of two weights, or, where weights have few bits, of two positions.
  *
  * The input's zero point is folded into the bias, and the input's border holds the zero point. What a window reaches
  * beyond the border counts as the zero point, too. Above and below, the rows of the kernel that lie there are left out,
@@ -231,7 +231,7 @@ static inline void add_pairs(const channel *k, const int8_t *at, int32_t *s)
 /* A register holds two sums of 16 bits, each above LANE_START, of products with inputs without sign. `odd` has
  * those of positions 1 and 3. `all` adds the products with whole words, which are 256 times those of `odd` more than the
  * sums of positions 0 and 2. A block of weights cannot leave 16 bits; behind it, its lanes go to the sums. */
-enum { LANE_WEIGHTS = 16, LANE_START = INT16_MAX };
+enum { LANE_WEIGHTS = 16, LANE_START = INT16_MAX, WEIGHT_WORDS = sizeof(weight) / sizeof(int32_t) };
 
 #define LANES_OF_WEIGHT(input, value)                                                                                  \
     "ldr " input ", [%[x], " input "]\n"                                                                               \
@@ -276,13 +276,17 @@ static inline void add_lanes(const channel *k, const int8_t *at, int32_t *s)
 static void start_lanes(channel *k)
 {
     uint32_t *start = k->starts;
-    const weight *w = k->from, *block = w + ((uint32_t)(k->end - w - 1) % LANE_WEIGHTS + 1u);
-    for (;; block += LANE_WEIGHTS) {
+    const int32_t *value = &k->from->value, *const end = &k->end->value;
+    const int32_t *block = value + ((uint32_t)(k->end - k->from - 1) % LANE_WEIGHTS + 1u) * WEIGHT_WORDS;
+    for (;; block += LANE_WEIGHTS * WEIGHT_WORDS) {
         int32_t sum = 0;
-        for (; w != block; w += 2)
-            sum += w[0].value + w[1].value;
+        while (value != block) {
+            sum += *value, value += WEIGHT_WORDS;
+            OWN_REGISTER(value)
+            sum += *value, value += WEIGHT_WORDS;
+        }
         *start++ = (uint32_t)(LANE_START - 128 * sum) * 0x10001u;
-        if (block == k->end)
+        if (block == end)
             break;
     }
     *start = 0;
@@ -502,14 +506,16 @@ typedef struct {
  * zero. 0 where the row ends before it. */
 SPECIALISE int enter_tap(tap_reader *taps, entry_reader *r, const weight *start)
 {
-    while ((int32_t)r->next >= 0) {
-        taps->t->start = (uint32_t)(uintptr_t)start;
-        if (taps->t == taps->last)
+    tap *t = taps->t;
+    do {
+        t->start = (uint32_t)(uintptr_t)start;
+        if (t == taps->last)
             return 0;
-        taps->behind = taps->t->behind;
-        taps->t++;
+        t++;
         r->next -= taps->channels;
-    }
+    } while ((int32_t)r->next >= 0);
+    taps->t = t;
+    taps->behind = t[-1].behind;
     return 1;
 }
 
@@ -656,7 +662,7 @@ static uint32_t split_column(const tensor *in, uint32_t column)
     return column / 2u + column % 2u * ((in->pitch + 1u) / 2u);
 }
 
-static void split_columns(geometry *g, const layer *l, const tensor *in, int8_t *row)
+NOT_INLINED void split_columns(geometry *g, const layer *l, const tensor *in, int8_t *row)
 {
     int8_t odd[MOST_SPLIT / 2];
     for (const int8_t *const last = row + in->channels * in->plane; row != last;) {
@@ -675,7 +681,7 @@ static void split_columns(geometry *g, const layer *l, const tensor *in, int8_t 
     g->stride_x = 1;
 }
 
-static void merge_columns(const tensor *in, int8_t *row)
+NOT_INLINED void merge_columns(const tensor *in, int8_t *row)
 {
     int8_t odd[MOST_SPLIT / 2];
     const uint32_t pitch = in->pitch;
@@ -694,7 +700,7 @@ static void merge_columns(const tensor *in, int8_t *row)
 }
 
 /* Move values by 128 and take their sign, or the other way. */
-static void flip_signs(int8_t *p, uint32_t count)
+NOT_INLINED void flip_signs(int8_t *p, uint32_t count)
 {
     int8_t *const end = p + count;
 #if ENTROPI_DSP
