@@ -112,7 +112,8 @@ class Maker:
         shape = (channels, 1 if depthwise else t.channels, *window["kernel"])
         if np.prod(shape) > MOST_WEIGHTS:
             return
-        weight = self.rng.integers(-127, 128, shape).astype(np.int8)
+        most = self.rng.choice([15, 127])  # of 5 and of 8 bits, which some kernels tell apart
+        weight = self.rng.integers(-most, most + 1, shape).astype(np.int8)
         weight[self.rng.random(shape) >= 10 ** min(self.rng.uniform(-3.7, 1), 0)] = 0
         width = 60 * 60 * max(1.0, np.count_nonzero(weight) / channels) ** 0.5
         self.append(

@@ -23,8 +23,9 @@ from entropi.export.rows import FORM_BYTES, SHIFT_BYTE
 
 COSTS = Path(__file__).with_name("costs.json")
 DEFAULT_CORE = "cortex-m4f"
-VECTOR_CORE = "cortex-m55"  # runs sparse_mve.c
+VECTOR_CORE = "cortex-m55"  # runs sparse_mve.c and usual_mve.c
 ELEMENTWISE = ("add", "sub", "mul")
+VECTOR_BYTES = 16
 PART = 64  # values that an elementwise layer takes at a time
 ONE_HALF = (1 << 30, 0)  # multiplier and shift
 SPLIT_PAYS, MOST_SPLIT = 64, 128  # as sparse.c has them
@@ -33,6 +34,7 @@ TILE = 4  # output positions that dense convolutions take at a time
 WAITING = 64  # sums that they keep
 GATHERED_BYTES = 512  # of inputs, two bytes each
 SCALES_HEADER = 4  # bytes of a convolution's parameters before the first row's
+LANE_BITS = 5  # most bits of a weight for lanes (sparse.c)
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ class Record:
     second: Activation | None = None  # of add, sub and mul
     rounded: int = 0  # of add and sub: how many operands have another scale than one half
     first: int = 0  # of a copy: the channel that it begins at
+    value_bits: int = 0  # of a weight of a sparse convolution
 
 
 def records(image: bytes, layers: Sequence[Mapping]) -> list[Record]:
@@ -116,8 +119,9 @@ def records(image: bytes, layers: Sequence[Mapping]) -> list[Record]:
         fields = LAYER.unpack_from(image, layers_at + i * LAYER.size)
         source, out = activations[fields[2]], activations[fields[4]]
         window = fields[5:7], fields[7:9], fields[9:11], fields[11:13], fields[1] == CLIPPED
-        parameters_at, weight_bytes = fields[16], fields[18]
+        parameters_at, weights_at, weight_bytes = fields[16:19]
         rows, second, rounded, clamped = out.channels, None, 0, fields[14:16] != (-128, 127)
+        value_bits = image[weights_at + 1] if layer["encoding"] in ("pairs", "rice") else 0
         if layer["kind"] in ELEMENTWISE:
             second = activations[fields[3]]
         if layer["kind"] in ("add", "sub"):
@@ -129,7 +133,11 @@ def records(image: bytes, layers: Sequence[Mapping]) -> list[Record]:
             rows = (layer["bytes"] - weight_bytes - SCALES_HEADER - rows) // (with_weights - 1)
         stored = layer["encoding"], weight_bytes, layer["nonzeros"], rows
         found.append(
-            Record(layer["kind"], source, out, *window, fields[13], *stored, clamped, second, rounded, first=fields[3])
+            Record(
+                *(layer["kind"], source, out, *window, fields[13], *stored, clamped, second, rounded),
+                first=fields[3],
+                value_bits=value_bits,
+            )
         )
     return found
 
@@ -152,14 +160,24 @@ def _is_split(record: Record) -> bool:
     return record.stride[1] == 2 and record.groups == 1 and inside and narrow and pays
 
 
-def _sparse_tiles(record: Record, whole: np.ndarray, stride: int) -> Iterator[tuple[str, int, int, int]]:
-    """How one output channel is divided (sparse.c): the size of tiles, an output row that they lie at, how many lines
-    of them lie there and how many tiles are in each. `whole` says of which output rows all windows lie inside."""
+def _sparse_tile(record: Record, stride: int) -> tuple[str, int, int]:
+    """The tiles of a sparse convolution (sparse.c), and their rows and columns."""
     out = record.out
-    rows, columns = (1, 4) if out.width >= 4 else (2, 2)
-    if stride > 2 or out.width < 2 or rows > out.height:
-        rows, columns = 1, 1
-    tile = "position" if columns == 1 else f"tile {rows}x{columns}, stride {stride}"
+    if out.width >= 4 and stride == 1:
+        return "tile in lanes" if record.value_bits <= LANE_BITS else "tile by pairs", 1, 4
+    if out.width >= 4:
+        return "tile by weights", 1, 4
+    if out.width >= 2 and out.height >= 2:
+        return "tile by weights", 2, 2
+    return "position", 1, 1
+
+
+def _sparse_lines(
+    record: Record, whole: np.ndarray, tile: str, rows: int, columns: int
+) -> Iterator[tuple[str, int, int, int]]:
+    """How one output channel is divided: tiles or single positions, an output row that they lie at, how many lines of
+    them lie there and how many are in each. `whole` says of which output rows all windows lie inside."""
+    out = record.out
     across, rest = divmod(out.width, columns)
     first, count = int(np.argmax(whole)), int(whole.sum())
     for y, lines in ((first, count), *((y, 1) for y in np.flatnonzero(~whole))):
@@ -197,6 +215,8 @@ def _sparse_by_vectors(record: Record) -> Counter[str]:
         name += ", gathered"
     clipped = record.out.positions - down * across
     found = _listed(record)
+    if record.out.positions == 1 and down and across:
+        return found + Counter({f"conv sparse, {record.encoding}: one position": rows})
     found[f"conv sparse, {record.encoding}: row"] = rows
     if down and across:
         found[f"{name}, line"] = rows * lines
@@ -221,16 +241,20 @@ def _sparse(record: Record) -> Counter[str]:
     if _is_split(record):
         stride = 1
         found["conv sparse: split, byte"] = record.source.channels * record.source.plane
-    for tile, y, lines, across in _sparse_tiles(record, inside[0] == height, stride):
+    tile, *size = _sparse_tile(record, stride)
+    if tile in ("tile in lanes", "tile by pairs"):
+        found[f"conv sparse: {tile}, prepared weight"] = entries * (1 + inside[0][inside[0] < height].sum() / height)
+    if tile == "tile in lanes":
+        found["conv sparse: flipped byte"] = 2 * record.source.channels * record.source.plane
+    for kind, y, lines, across in _sparse_lines(record, inside[0] == height, tile, *size):
         if lines and across:
-            found[f"conv sparse: {tile}, part"] += rows
-            found[f"conv sparse: {tile}, line"] += rows * lines
-            found[f"conv sparse: {tile}"] += rows * lines * across
-            found[f"conv sparse: {tile}, weight"] += entries * lines * across * inside[0][y] / height
+            found[f"conv sparse: {kind}, part"] += rows
+            found[f"conv sparse: {kind}, line"] += rows * lines
+            found[f"conv sparse: {kind}"] += rows * lines * across
+            found[f"conv sparse: {kind}, weight"] += entries * lines * across * inside[0][y] / height
     columns_outside = width - inside[1]
-    tile = 4 if out.width >= 4 else 2 if out.width >= 2 else 1
-    unusual = np.add.reduceat(columns_outside > 0, np.arange(0, out.width, tile)) > 0
-    columns = out.width if record.clamped else min(tile * int(unusual.sum()), out.width)
+    unusual = np.add.reduceat(columns_outside > 0, np.arange(0, out.width, size[1])) > 0
+    columns = out.width if record.clamped else min(size[1] * int(unusual.sum()), out.width)
     found["conv sparse: unusual output"] = rows * out.height * columns
     cut = height - inside[0]
     found["conv sparse: cut line"] = rows * np.count_nonzero(cut)
@@ -372,12 +396,40 @@ def _max_pool(record: Record) -> dict[str, int] | None:
     return counts | {"usual output": out.values, "usual tap": out.values * max(record.kernel[1] - 1, 1)}
 
 
-def _others(record: Record) -> dict[str, int]:
+def _add_by_vectors(record: Record) -> dict[str, int] | None:
+    """The loops of usual_mve.c, None where the layer is not for it."""
+    a, b, out = record.source, record.second, record.out
+    if not a.size == b.size == out.size or b.channels != out.channels:
+        return None
+    found = _elementwise(record)
+    planes, lines, length = min(found["line"], out.channels), found["line"], found["value"] // found["line"]
+    if planes > 1 and a.pitch == b.pitch == out.pitch and a.plane == b.plane == out.plane:
+        planes, lines, length = 1, 1, (out.channels - 1) * out.plane + length
+    return {"plane": planes, "vectors, line": lines, "vector": lines * -(-length // (VECTOR_BYTES // 4))}
+
+
+def _max_pool_by_vectors(record: Record) -> dict[str, int] | None:
+    """The same for a max pool."""
+    out, width = record.out, record.kernel[1]
+    if (VECTOR_BYTES - 1) * record.stride[1] > 255:
+        return None
+    across = -(-out.width // VECTOR_BYTES)
+    seen = int(_inside(record, 0, not record.clipped).sum())
+    columns = {"vector": out.lines * across, "vector, column": out.lines * across * width}
+    return columns | {"vector, tap": out.channels * seen * across * width, "row": out.lines}
+
+
+def _others(record: Record, core: str) -> dict[str, int]:
     """How often each loop of a layer that is no convolution runs, but for those of its border."""
     kind, source, out = record.kind, record.source, record.out
+    by_vectors = core == VECTOR_CORE
     if kind == "mean":
         return {"input": source.values, "line": source.lines, "output": out.values}
-    usual = _max_pool(record) if kind == "max_pool" else _usual_add(record) if kind == "add" else None
+    usual = None
+    if kind == "max_pool":
+        usual = _max_pool_by_vectors(record) if by_vectors else _max_pool(record)
+    elif kind == "add":
+        usual = _add_by_vectors(record) if by_vectors else _usual_add(record)
     if usual is not None:
         return usual
     if kind in ("max_pool", "average_pool"):
@@ -402,7 +454,7 @@ def loops(record: Record, core: str) -> dict[str, float]:
     if kind == "conv":
         counts = _conv(record, core)
     else:
-        counts = {f"{kind}: {name}": count for name, count in _others(record).items()}
+        counts = {f"{kind}: {name}": count for name, count in _others(record, core).items()}
     counts |= {f"{kind}: layer": 1} | record.out.border
     return {name: count for name, count in counts.items() if count}
 

@@ -13,7 +13,7 @@ from entropi.export.costs import DEFAULT_CORE, Activation, Record, instructions
 from entropi.export.integer import CONV, COPY, KIND_NAMES, MEAN, SOFTMAX, TABLE, Layer, Network
 from entropi.export.layout import CLIPPED, HEADER, LAYER, NO_TENSOR, PADDED, TENSOR
 from entropi.export.plan import Optimize, Place, plan
-from entropi.export.rows import DENSE, Form, encode_scales, forms, row_scales, shannon_bound
+from entropi.export.rows import DENSE, Form, encode_scales, forms, row_scales, shannon_bound, value_bits
 
 MAGIC = b"ENTR"
 VERSION = 5
@@ -147,7 +147,7 @@ def _record(network: Network, layer: Layer, places: dict[int, Place], form: Form
     return Record(
         "conv", source, out, layer.kernel, layer.stride, layer.pad, layer.dilation, layer.clipped, layer.groups,
         form.name, form.bytes, int(np.count_nonzero(layer.weight)), int(np.count_nonzero(form.entries)),
-        clamped=(layer.low, layer.high) != (-128, 127),
+        clamped=(layer.low, layer.high) != (-128, 127), value_bits=value_bits(layer.weight),
     )  # fmt: skip
 
 

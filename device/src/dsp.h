@@ -14,8 +14,15 @@
 #endif
 #endif
 
-/* Without optimisation the assembly finds no registers. */
-#if defined(__GNUC__) && defined(__OPTIMIZE__) && defined(__thumb2__) && defined(__ARM_FEATURE_DSP)
+/* The Thumb instructions that assembly may use: those of version 1 or 2, or none. Without optimisation it finds no
+ * registers. */
+#if defined(__GNUC__) && defined(__OPTIMIZE__) && defined(__ARM_ARCH_ISA_THUMB)
+#define ENTROPI_THUMB __ARM_ARCH_ISA_THUMB
+#else
+#define ENTROPI_THUMB 0
+#endif
+
+#if ENTROPI_THUMB == 2 && defined(__ARM_FEATURE_DSP)
 #define ENTROPI_DSP 1
 
 /* The lower half of `low` below that of `high`. */
@@ -92,11 +99,9 @@ static inline int32_t add_high(int32_t sum, int32_t a, int32_t b)
     __asm__("smmlar %0, %1, %2, %3" : "=r"(result) : "r"(a), "r"(b), "r"(sum));
     return result;
 #elif ENTROPI_SHORT_MULTIPLY
-    const int32_t a1 = a >> 16, b1 = b >> 16;
-    const uint32_t a0 = (uint32_t)a & 0xFFFFu, b0 = (uint32_t)b & 0xFFFFu;
-    const int32_t low = (int32_t)a0 * b1 + (int32_t)(a0 * b0 >> 16), high = a1 * (int32_t)b0;
-    const uint32_t carry = ((uint32_t)low & 0xFFFFu) + ((uint32_t)high & 0xFFFFu) + 0x8000u;
-    return sum + a1 * b1 + (low >> 16) + (high >> 16) + (int32_t)(carry >> 16);
+    /* Halves with a sign, so that none of these sums leaves 32 bits. */
+    const int32_t a1 = ((a >> 15) + 1) >> 1, a0 = (int16_t)a, b1 = ((b >> 15) + 1) >> 1, b0 = (int16_t)b;
+    return sum + a1 * b1 + ((a1 * b0 + a0 * b1 + (a0 * b0 >> 16) + 0x8000) >> 16);
 #else
     return (int32_t)((uint32_t)sum + (uint32_t)(((int64_t)a * b + 0x80000000) >> 32));
 #endif

@@ -69,7 +69,7 @@ layer read_layer(const uint8_t *image, const image_header *header, uint32_t inde
 
 uint32_t working_words(const uint8_t *image, const image_header *header)
 {
-    uint32_t words = header->scratch_words + header->scratch_words / 2u;
+    uint32_t words = 2u * header->scratch_words + header->scratch_words / 16u;
     for (uint32_t i = 0; i < header->layers && words < GATHERED_WORDS; i++) {
         const layer l = read_layer(image, header, i);
         if (l.kind == LAYER_CONV && l.encoding == WEIGHTS_DENSE)

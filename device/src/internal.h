@@ -207,9 +207,10 @@ SPECIALISE void read_entry(entry_reader *r, int is_rice)
         r->value = (int32_t)(code << r->head) >> (32u - r->value_bits);
         r->next = r->next - r->less + zeros * r->unit + (code >> (32u - r->head));
     } else {
-        r->value = (int8_t)r->at[0];
-        r->next += r->at[1];
+        const uint8_t *const at = r->at;
         r->at += PAIR_BYTES;
+        r->value = (int8_t)at[0];
+        r->next += at[1];
     }
 }
 
@@ -288,8 +289,8 @@ static inline range range_of(const layer *l, const tensor *out)
 void put(const row_scale *scale, const range *outputs, const int32s *sums, uint32_t count, int8s *to);
 
 /* Words before the activation bytes, an even number: for the taps of a sparse kernel, one more of them, and a decoded
- * row, whose pairs of weights take three words where the header counts one for each weight; or for the gathered inputs
- * of a dense convolution. */
+ * row, whose weights take two words and a sixteenth each where the header counts one; or for the gathered inputs of a
+ * dense convolution. */
 uint32_t working_words(const uint8_t *image, const image_header *header);
 
 /* What a layer kernel works on. */
@@ -333,9 +334,10 @@ static inline int8_t clamp_i8(int32_t x, int32_t low, int32_t high)
 }
 
 /* The scale that nearly all rows have: a multiplier of at least 2^30, a shift to the right by at least two bits, outputs
- * of all of int8. Then requantise and the zero point are two rounded products. */
+ * of all of int8. Then requantise and the zero point are two rounded products, or a product and a shift. */
 typedef struct {
-    int32_t factor, divisor, zero_point;
+    int32_t factor, divisor, zero_point; /* divisor: 2^(32 - right), or half of 2^right where products are long */
+    int right;
 } usual_scale;
 
 static inline int is_usual(const row_scale *scale, const range *outputs)
@@ -348,10 +350,12 @@ static inline int32_t usual_factor(const row_scale *scale) { return (int32_t)((u
 
 static inline usual_scale usual_of(const row_scale *scale, const range *outputs)
 {
+    const int right = -scale->shift;
     usual_scale s = {
         .factor = usual_factor(scale),
-        .divisor = 1 << (32 + scale->shift),
+        .divisor = 1 << (ENTROPI_SHORT_MULTIPLY ? right - 1 : 32 - right),
         .zero_point = outputs->zero_point,
+        .right = right,
     };
     OWN_REGISTER(s.divisor) /* a product is one instruction, a shift of 64 bits is many */
     return s;
@@ -359,8 +363,12 @@ static inline usual_scale usual_of(const row_scale *scale, const range *outputs)
 
 static inline int8_t usual_output(int32_t sum, const usual_scale *s)
 {
-    const int32_t high = add_high(sum, sum, s->factor);
-    return clamp_i8(add_high(s->zero_point, high + (high >> 31), s->divisor), INT8_MIN, INT8_MAX);
+    const int32_t high = add_high(sum, sum, s->factor), away = high + (high >> 31);
+#if ENTROPI_SHORT_MULTIPLY
+    return clamp_i8(s->zero_point + ((away + s->divisor) >> s->right), INT8_MIN, INT8_MAX);
+#else
+    return clamp_i8(add_high(s->zero_point, away, s->divisor), INT8_MIN, INT8_MAX);
+#endif
 }
 
 /* A head of zeros, and no sample waiting, in an arena that is laid out. */

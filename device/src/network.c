@@ -16,11 +16,10 @@ static void fill(int8s *p, int8_t value, uint32_t count)
 {
     int8s one;
     narrow(in_all(value), &one);
-    const int8s four[] = {one, one, one, one};
     for (; count >= 4; count -= 4, p += 4)
-        copy_bytes((int8_t *)p, (const int8_t *)four, sizeof four);
-    while (count--)
-        *p++ = one;
+        p[0] = p[1] = p[2] = p[3] = one;
+    if (count)
+        p[0] = p[count / 2] = p[count - 1] = one;
 }
 
 #endif
@@ -30,19 +29,20 @@ void fill_border(const tensor *t, int8s *activations)
 {
     if (t->plane == (uint32_t)t->height * t->width)
         return;
-    const uint32_t before = t->top * t->pitch + t->left, gap = t->pitch - t->width;
-    const uint32_t behind = t->plane - before - (t->height - 1u) * t->pitch - t->width;
+    const uint32_t width = t->width, height = t->height, before = t->top * t->pitch + t->left, gap = t->pitch - width;
+    const uint32_t behind = t->plane - before - (height - 1u) * t->pitch - width;
+    const int8_t value = t->zero_point;
     int8s *p = activations + t->offset;
-    fill(p, t->zero_point, before);
+    fill(p, value, before);
     p += before;
     for (uint32_t c = t->channels; c; c--) {
-        for (uint32_t y = t->height; --y; p += gap) {
-            p += t->width;
-            fill(p, t->zero_point, gap);
+        for (uint32_t y = height; --y; p += gap) {
+            p += width;
+            fill(p, value, gap);
         }
-        p += t->width;
+        p += width;
         const uint32_t last = c > 1 ? behind + before : behind;
-        fill(p, t->zero_point, last);
+        fill(p, value, last);
         p += last;
     }
 }

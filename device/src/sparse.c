@@ -1,6 +1,6 @@
-/* Convolutions with sparse weights. A row holds the weights of one output channel; it is decoded once an image, into
- * pairs of weights. A tile of output positions keeps its sums in registers while it walks the pairs once; a pair takes
- * two inputs for each position, and a core with DSP instructions multiplies and adds both at once.
+/* Convolutions with sparse weights. A row holds the weights of one output channel; it is decoded once an image, into a
+ * list. A tile of four output positions keeps its sums in registers while it walks the list once. Cores with DSP
+ * instructions multiply and add two inputs at once: of two weights, or, where weights have few bits, of two positions.
  *
  * The input's zero point is folded into the bias, and the input's border holds the zero point. What a window reaches
  * beyond the border counts as the zero point, too. Above and below, the rows of the kernel that lie there are left out,
@@ -12,25 +12,28 @@
 
 #if !ENTROPI_MVE
 
-/* Two weights: how far the input of each lies from the window's corner, and their values, int16, the first one lower.
- * The last weight of an odd number has a partner of value 0. */
+/* A weight: how far its input lies from a window's corner, and its value, in the lower 16 bits. Where steps take two
+ * weights at once, the upper bits of the first are the value of the second. */
 typedef struct {
-    uint32_t offset[2];
-    uint32_t values;
-} pair;
+    uint32_t offset;
+    int32_t value;
+} weight;
 
 /* One of the kernel's positions. */
 typedef struct {
     uint32_t behind; /* from a window's corner to the tap's input behind the last channel */
-    uint32_t start;  /* where the offset of the row's first weight of the tap, or of a later tap, lies: 32 bits of it */
+    uint32_t start;  /* where the row's first weight of the tap, or of a later tap, lies: 32 bits of its address */
 } tap;
 
 /* Weights of one output channel, or of some rows of its kernel. */
 typedef struct {
-    pair *pairs, *end;
-    uint32_t rest; /* of the number of pairs, divided by four */
-    int is_usual;  /* outputs are usual_output of this scale */
-    int is_plain;  /* and all windows inside the border at the sides */
+    weight *row;        /* the first one of all rows; there is room for one more before it */
+    weight *from, *end; /* those that are added, after one of value 0 where steps want an even number */
+    uint32_t entry;     /* where steps are entered */
+    int32_t start;      /* what a sum is before them */
+    uint32_t *starts;   /* lanes: of each block; behind the weights of all rows */
+    int is_usual;       /* outputs are usual_output of this scale */
+    int is_plain;       /* and all windows inside the border at the sides */
     usual_scale usual;
     row_scale scale;
     const tap *taps; /* and one behind the last */
@@ -58,6 +61,10 @@ typedef struct {
     area areas[MOST_PARTS];
 } parts;
 
+/* How a tile's sums are made. */
+typedef enum { BY_WEIGHTS, BY_PAIRS, IN_LANES } way;
+enum { LANE_BITS = 5 }; /* the most of a value for lanes */
+
 struct geometry {
     const int8_t *input; /* first value of the first window */
     int8_t *output;
@@ -67,32 +74,35 @@ struct geometry {
     axis down, across;
     int is_inside; /* no window reaches beyond the border at the left or right */
     run_tiles *wide;
-    uint32_t rows, columns; /* of a wide tile */
-    parts whole;            /* the rows all of whose windows have every row of the kernel */
+    uint32_t rows, columns; /* of a wide tile, 4 positions or a single one */
+    uint32_t second;        /* from the input of a tile's first position to that of its third */
+    way way;                /* in lanes, inputs are moved by 128 and have no sign */
+    parts whole; /* the rows all of whose windows have every row of the kernel */
 };
 
-/* Weight number `i` of those that begin with a pair's first. */
-static inline uint32_t offset_of(const pair *pairs, uint32_t i) { return pairs[i >> 1].offset[i & 1u]; }
-static inline int32_t value_of(const pair *pairs, uint32_t i)
+static inline int32_t value_of(const weight *w) { return (int16_t)w->value; }
+
+static inline int32_t input_at(const geometry *g, const int8_t *p)
 {
-    return (int16_t)(pairs[i >> 1].values >> (i & 1u) * 16u);
+    return g->way == IN_LANES ? (uint8_t)*p - 128 : *p;
 }
 
-/* Which number the tap's first weight is in a list that begins at `pairs`. */
-static inline uint32_t first_of(const pair *pairs, const tap *t)
+/* The row's first weight of a tap. */
+static inline weight *first_of(const channel *k, const tap *t)
 {
-    const uint32_t bytes = t->start - (uint32_t)(uintptr_t)pairs;
-    return bytes / (uint32_t)sizeof *pairs * 2u + (bytes % (uint32_t)sizeof *pairs != 0);
+    return k->row + (t->start - (uint32_t)(uintptr_t)k->row) / (uint32_t)sizeof(weight);
 }
 
 /* What the columns from..end - 1 of the kernel have added to a window's sum, more than the zero point would. */
-static int32_t added_by(const channel *k, const int8_t *corner, uint32_t from, uint32_t end, int32_t zero_point)
+static int32_t added_by(const geometry *g, const channel *k, const int8_t *corner, uint32_t from, uint32_t end)
 {
     int32_t sum = 0;
     const tap *t = k->taps;
-    for (uint32_t ky = k->rows; from != end && ky--; t += k->columns)
-        for (uint32_t i = first_of(k->pairs, t + from); i != first_of(k->pairs, t + end); i++)
-            sum += value_of(k->pairs, i) * (corner[offset_of(k->pairs, i)] - zero_point);
+    for (uint32_t ky = k->rows; from != end && ky--; t += k->columns) {
+        const weight *const last = first_of(k, t + end);
+        for (const weight *w = first_of(k, t + from); w != last; w++)
+            sum += value_of(w) * (input_at(g, corner + w->offset) - g->input_zero_point);
+    }
     return sum;
 }
 
@@ -106,147 +116,253 @@ NOT_INLINED void finish_tile(const geometry *g, const channel *k, const int8_t *
         const span s = taps_inside(&g->across, x + i);
         const int8_t *from = corner + i * g->stride_x;
         for (uint32_t row = 0; row < rows; row++, from += g->stride_y) {
-            sums[row * columns + i] -= added_by(k, from, 0, s.from, g->input_zero_point);
-            sums[row * columns + i] -= added_by(k, from, s.end, k->columns, g->input_zero_point);
+            sums[row * columns + i] -= added_by(g, k, from, 0, s.from);
+            sums[row * columns + i] -= added_by(g, k, from, s.end, k->columns);
         }
     }
     for (uint32_t row = 0; row < rows; row++, sums += columns, to += g->pitch)
         put(&k->scale, &g->outputs, sums, columns, to);
 }
 
-/* Add the products of a channel's pairs, of which there is one at least, to a tile's sums, s[0] to s[3]; x is the corner of the window of its first
- * position, and the tile has `columns` of its 4 positions in each row, or is a single one. */
-SPECIALISE void add_pairs(const channel *k, const int8_t *x, uint32_t down, uint32_t columns, uint32_t stride,
-                          int32_t *s)
+/* Steps in assembly are unrolled, since compilers spill where they unroll them, and the first of them is entered so that
+ * the rest of the list is a multiple of them. Registers are named, since not every compiler finds them for so many
+ * operands; r7 may point to the frame. */
+#if ENTROPI_THUMB == 2
+#define PRODUCT(x, sum)                                                                                                \
+    "ldrsb r6, [%[" x "], r4]\n"                                                                                       \
+    "mla %[" sum "], r6, r5, %[" sum "]\n"
+#define WEIGHT_STEP "ldmia %[p]!, {r4, r5}\n" PRODUCT("x0", "s0") PRODUCT("x1", "s1") PRODUCT("x2", "s2") PRODUCT("x3", "s3")
+#define ENTER_FOUR(entry)                                                                                              \
+    "tbb [pc, " entry "]\n"                                                                                            \
+    "0: .byte (1f - 0b) / 2, (4f - 0b) / 2, (3f - 0b) / 2, (2f - 0b) / 2\n"
+
+static inline void add_by_weights(const channel *k, const int8_t *const *x, int32_t *s)
 {
-    for (const pair *p = k->pairs; p != k->end; p++) {
-        const int8_t *a = x + p->offset[0], *b = x + p->offset[1];
-        const int32_t v = (int16_t)p->values, w = (int32_t)p->values >> 16;
-        s[0] += v * a[0] + w * b[0];
-        if (columns > 1)
-            s[1] += v * a[stride] + w * b[stride];
-        if (columns == 4) {
-            s[2] += v * a[2 * stride] + w * b[2 * stride];
-            s[3] += v * a[3 * stride] + w * b[3 * stride];
-        } else if (columns == 2) {
-            s[2] += v * a[down] + w * b[down];
-            s[3] += v * a[down + stride] + w * b[down + stride];
-        }
-    }
+    register const weight *p __asm__("r0") = k->from, *end __asm__("r1") = k->end;
+    register const int8_t *x0 __asm__("r2") = x[0], *x1 __asm__("r3") = x[1], *x2 __asm__("r12") = x[2];
+    register const int8_t *x3 __asm__("lr") = x[3];
+    register uint32_t entry __asm__("r4") = k->entry;
+    register int32_t s0 __asm__("r8") = s[0], s1 __asm__("r9") = s[1], s2 __asm__("r10") = s[2];
+    register int32_t s3 __asm__("r11") = s[3];
+    __asm__ volatile(ENTER_FOUR("r4") "1:" WEIGHT_STEP "2:" WEIGHT_STEP "3:" WEIGHT_STEP "4:" WEIGHT_STEP
+                     "cmp %[p], %[end]\n"
+                     "bne 1b\n"
+                     : [p] "+r"(p), "+r"(entry), [s0] "+r"(s0), [s1] "+r"(s1), [s2] "+r"(s2), [s3] "+r"(s3)
+                     : [end] "r"(end), [x0] "r"(x0), [x1] "r"(x1), [x2] "r"(x2), [x3] "r"(x3)
+                     : "r5", "r6", "cc", "memory");
+    s[0] = s0, s[1] = s1, s[2] = s2, s[3] = s3;
 }
 
-#if ENTROPI_DSP
+#elif ENTROPI_THUMB == 1
 
-/* add_pairs for tiles, in steps of one pair: r4 and r5 are the offsets of its inputs, r6 its two values, x the window's
- * corner, and y another corner for the sums s2 and s3. Compilers spill where they unroll these steps. The first of four
- * steps is entered so that the rest of the list is a multiple of four. */
-#define FOUR_STEPS(step)                                                                                               \
-    "tbb [pc, %[t]]\n"                                                                                                 \
-    "0: .byte (1f - 0b) / 2, (4f - 0b) / 2, (3f - 0b) / 2, (2f - 0b) / 2\n"                                            \
-    "1:" step "2:" step "3:" step "4:" step "cmp %[p], %[end]\n"                                                       \
-    "bne 1b\n"
+#define PRODUCT(x, sum)                                                                                                \
+    "ldrsb r7, [%[" x "], r5]\n"                                                                                       \
+    "muls r7, r6, r7\n"                                                                                                \
+    "add %[" sum "], r7\n"
+#define WEIGHT_STEP "ldmia %[p]!, {r5, r6}\n" PRODUCT("x0", "s0") PRODUCT("x1", "s1") PRODUCT("x2", "s2") PRODUCT("x3", "s3")
+enum { STEP_BYTES = 26 };
 
-/* A register holds two neighbouring inputs for the first value, and above them two for the second. */
-#define ADD_NEIGHBOURS(inputs, sum, next)                                                                              \
-    "sxtb16 r4, " inputs "\n"                                                                                          \
-    "sxtb16 " inputs ", " inputs ", ror #8\n"                                                                          \
-    "smlad %[" sum "], r4, r6, %[" sum "]\n"                                                                           \
-    "smlad %[" next "], " inputs ", r6, %[" next "]\n"
-
-/* Bytes 1 and 3 of a register are the inputs of two sums for one value, the bottom or the top half of r6. */
-#define ADD_ODD_BYTES(inputs, half, sum, next)                                                                         \
-    "sxtb16 " inputs ", " inputs ", ror #8\n"                                                                          \
-    "smlab" half " %[" sum "], " inputs ", r6, %[" sum "]\n"                                                           \
-    "smlat" half " %[" next "], " inputs ", r6, %[" next "]\n"
-
-#define STEP_1X4                                                                                                       \
-    "ldmia %[p]!, {r4, r5, r6}\n"                                                                                      \
-    "ldr r4, [%[x], r4]\n"                                                                                             \
-    "ldr r5, [%[x], r5]\n"                                                                                             \
-    "pkhbt %[t], r4, r5, lsl #16\n"                                                                                    \
-    "pkhtb r5, r5, r4, asr #16\n" ADD_NEIGHBOURS("%[t]", "s0", "s1") ADD_NEIGHBOURS("r5", "s2", "s3")
-
-#define STEP_2X2                                                                                                       \
-    "ldmia %[p]!, {r4, r5, r6}\n"                                                                                      \
-    "ldrh %[t], [%[x], r4]\n"                                                                                          \
-    "ldrh r5, [%[x], r5]\n"                                                                                            \
-    "pkhbt %[t], %[t], r5, lsl #16\n" ADD_NEIGHBOURS("%[t]", "s0", "s1")                                               \
-    "ldrd r4, r5, [%[p], #-12]\n"                                                                                      \
-    "ldrh %[t], [%[y], r4]\n"                                                                                          \
-    "ldrh r5, [%[y], r5]\n"                                                                                            \
-    "pkhbt %[t], %[t], r5, lsl #16\n" ADD_NEIGHBOURS("%[t]", "s2", "s3")
-
-#define STEP_STRIDE_2                                                                                                  \
-    "ldmia %[p]!, {r4, r5, r6}\n"                                                                                      \
-    "ldr %[t], [%[x], r4]\n" ADD_ODD_BYTES("%[t]", "b", "s0", "s1")                                                    \
-    "ldr %[t], [%[x], r5]\n" ADD_ODD_BYTES("%[t]", "t", "s0", "s1")                                                    \
-    "ldr r4, [%[y], r4]\n" ADD_ODD_BYTES("r4", "b", "s2", "s3")                                                        \
-    "ldr r5, [%[y], r5]\n" ADD_ODD_BYTES("r5", "t", "s2", "s3")
-
-/* The registers are named, since not every compiler finds them for so many operands. */
-#define ADD_IN_STEPS(step, x_at, y_at)                                                                                 \
-    {                                                                                                                  \
-        const int8_t *const at = (x_at), *const other = (y_at);                                                        \
-        const pair *const first = k->pairs, *const last = k->end;                                                      \
-        const uint32_t rest = k->rest;                                                                                 \
-        register const int8_t *x_ __asm__("r2") = at, *y_ __asm__("r3") = other;                                       \
-        register const pair *p __asm__("r0") = first, *end __asm__("r1") = last;                                       \
-        register int32_t s0 __asm__("r8") = s[0], s1 __asm__("r9") = s[1], s2 __asm__("r10") = s[2];                   \
-        register int32_t s3 __asm__("r12") = s[3];                                                                     \
-        register uint32_t t __asm__("lr") = rest;                                                                      \
-        __asm__ volatile(FOUR_STEPS(step)                                                                              \
-                         : [p] "+r"(p), [t] "+r"(t), [s0] "+r"(s0), [s1] "+r"(s1), [s2] "+r"(s2), [s3] "+r"(s3)        \
-                         : [end] "r"(end), [x] "r"(x_), [y] "r"(y_)                                                    \
-                         : "r4", "r5", "r6", "cc", "memory");                                                          \
-        s[0] = s0, s[1] = s1, s[2] = s2, s[3] = s3;                                                                    \
-    }
-
-SPECIALISE void add_pairs_of_tile(const channel *k, const int8_t *x, uint32_t down, uint32_t columns, uint32_t stride,
-                                  int32_t *s)
+static inline void add_by_weights(const channel *k, const int8_t *const *x, int32_t *s)
 {
-    if (columns == 4 && stride == 1)
-        ADD_IN_STEPS(STEP_1X4, x, x)
-    else if (columns == 2 && stride == 1)
-        ADD_IN_STEPS(STEP_2X2, x, x + down)
-    else if (columns == 4)
-        ADD_IN_STEPS(STEP_STRIDE_2, x - 1, x + 3)
-    else
-        ADD_IN_STEPS(STEP_STRIDE_2, x - 1, x - 1 + down)
+    register const int8_t *x0 __asm__("r0") = x[0], *x1 __asm__("r1") = x[1], *x2 __asm__("r2") = x[2];
+    register const int8_t *x3 __asm__("r3") = x[3];
+    register const weight *p __asm__("r4") = k->from, *end __asm__("r12") = k->end;
+    register uint32_t entry __asm__("r5") = k->entry;
+    register int32_t s0 __asm__("r8") = s[0], s1 __asm__("r9") = s[1], s2 __asm__("r10") = s[2];
+    register int32_t s3 __asm__("r11") = s[3];
+    __asm__ volatile(".syntax unified\n"
+                     "mov lr, r7\n"
+                     "add pc, r5\n"
+                     "nop\n"
+                     "1:" WEIGHT_STEP WEIGHT_STEP WEIGHT_STEP WEIGHT_STEP
+                     "cmp %[p], %[end]\n"
+                     "bne 1b\n"
+                     "mov r7, lr\n"
+                     : [p] "+l"(p), "+l"(entry), [s0] "+h"(s0), [s1] "+h"(s1), [s2] "+h"(s2), [s3] "+h"(s3)
+                     : [end] "h"(end), [x0] "l"(x0), [x1] "l"(x1), [x2] "l"(x2), [x3] "l"(x3)
+                     : "r6", "lr", "cc", "memory");
+    s[0] = s0, s[1] = s1, s[2] = s2, s[3] = s3;
 }
 
 #else
-#define add_pairs_of_tile add_pairs
+
+static inline void add_by_weights(const channel *k, const int8_t *const *x, int32_t *s)
+{
+    for (const weight *w = k->from; w != k->end; w++)
+        for (uint32_t i = 0; i < 4; i++)
+            s[i] += w->value * x[i][w->offset];
+}
+
 #endif
 
-SPECIALISE void tiles(const geometry *g, const channel *k, const area *a, uint32_t rows, uint32_t columns,
-                      uint32_t stride)
+#if ENTROPI_DSP
+
+/* A register holds two neighbouring inputs for the first weight, and above them two for the second; r4 the values. */
+#define ADD_NEIGHBOURS(inputs, sum, next)                                                                              \
+    "sxtb16 r6, " inputs "\n"                                                                                          \
+    "sxtb16 " inputs ", " inputs ", ror #8\n"                                                                          \
+    "smlad %[" sum "], r6, r4, %[" sum "]\n"                                                                           \
+    "smlad %[" next "], " inputs ", r4, %[" next "]\n"
+
+#define PAIR_STEP                                                                                                      \
+    "ldmia %[p]!, {r3, r4, r5, r6}\n"                                                                                  \
+    "ldr r3, [%[x], r3]\n"                                                                                             \
+    "ldr r5, [%[x], r5]\n"                                                                                             \
+    "pkhbt r12, r3, r5, lsl #16\n"                                                                                    \
+    "pkhtb r5, r5, r3, asr #16\n" ADD_NEIGHBOURS("r12", "s0", "s1") ADD_NEIGHBOURS("r5", "s2", "s3")
+
+/* Add pairs of weights. */
+static inline void add_pairs(const channel *k, const int8_t *at, int32_t *s)
 {
-    const uint32_t across = stride ? stride : g->stride_x;
+    const weight *const from = k->from, *const last = k->end;
+    register const weight *p __asm__("r0") = from, *end __asm__("r1") = last;
+    register const int8_t *x __asm__("r2") = at;
+    register uint32_t entry __asm__("r3") = k->entry;
+    register int32_t s0 __asm__("r8") = s[0], s1 __asm__("r9") = s[1], s2 __asm__("r10") = s[2];
+    register int32_t s3 __asm__("r11") = s[3];
+    __asm__ volatile(ENTER_FOUR("r3") "1:" PAIR_STEP "2:" PAIR_STEP "3:" PAIR_STEP "4:" PAIR_STEP "cmp %[p], %[end]\n"
+                     "bne 1b\n"
+                     : [p] "+r"(p), "+r"(entry), [s0] "+r"(s0), [s1] "+r"(s1), [s2] "+r"(s2), [s3] "+r"(s3)
+                     : [end] "r"(end), [x] "r"(x)
+                     : "r4", "r5", "r6", "r12", "cc", "memory");
+    s[0] = s0, s[1] = s1, s[2] = s2, s[3] = s3;
+}
+
+/* A register holds two sums of 16 bits, each above LANE_START, of products with inputs without sign. `odd` has
+ * those of positions 1 and 3. `all` adds the products with whole words, which are 256 times those of `odd` more than the
+ * sums of positions 0 and 2. A block of weights cannot leave 16 bits; behind it, its lanes go to the sums. */
+enum { LANE_WEIGHTS = 16, LANE_START = INT16_MAX, WEIGHT_WORDS = sizeof(weight) / sizeof(int32_t) };
+
+#define LANES_OF_WEIGHT(input, value)                                                                                  \
+    "ldr " input ", [%[x], " input "]\n"                                                                               \
+    "mla %[all], " input ", " value ", %[all]\n"                                                                       \
+    "uxtb16 " input ", " input ", ror #8\n"                                                                            \
+    "mla %[odd], " input ", " value ", %[odd]\n"
+#define LANE_STEP "ldmia %[p]!, {r3, r4, r5, r6}\n" LANES_OF_WEIGHT("r3", "r4") LANES_OF_WEIGHT("r5", "r6")
+#define BEGIN_BLOCK                                                                                                    \
+    "ldr %[odd], [%[starts]], #4\n"                                                                                    \
+    "adds %[all], %[odd], %[odd], lsl #8\n"
+#define FINISH_BLOCK                                                                                                   \
+    "sub %[all], %[all], %[odd], lsl #8\n"                                                                             \
+    "uxtah %[s0], %[s0], %[all]\n"                                                                                     \
+    "uxtah %[s1], %[s1], %[odd]\n"                                                                                     \
+    "add %[s2], %[s2], %[all], lsr #16\n"                                                                              \
+    "add %[s3], %[s3], %[odd], lsr #16\n"
+
+static inline void add_lanes(const channel *k, const int8_t *at, int32_t *s)
+{
+    const weight *const from = k->from;
+    const uint32_t *const first = k->starts;
+    register const weight *p __asm__("r0") = from;
+    register const int8_t *x __asm__("r2") = at;
+    register uint32_t entry __asm__("r3") = k->entry;
+    register const uint32_t *starts __asm__("lr") = first;
+    register int32_t s0 __asm__("r8") = s[0], s1 __asm__("r9") = s[1], s2 __asm__("r10") = s[2];
+    register int32_t s3 __asm__("r11") = s[3];
+    register uint32_t odd __asm__("r1"), all __asm__("r12");
+    __asm__ volatile(BEGIN_BLOCK "tbb [pc, r3]\n"
+                     "0: .byte (1f - 0b) / 2, (8f - 0b) / 2, (7f - 0b) / 2, (6f - 0b) / 2\n"
+                     ".byte (5f - 0b) / 2, (4f - 0b) / 2, (3f - 0b) / 2, (2f - 0b) / 2\n"
+                     "1:" LANE_STEP "2:" LANE_STEP "3:" LANE_STEP "4:" LANE_STEP "5:" LANE_STEP "6:" LANE_STEP
+                     "7:" LANE_STEP "8:" LANE_STEP FINISH_BLOCK BEGIN_BLOCK "bne 1b\n"
+                     : [p] "+r"(p), "+r"(entry), [starts] "+r"(starts), [s0] "+r"(s0), [s1] "+r"(s1), [s2] "+r"(s2),
+                       [s3] "+r"(s3), [odd] "=&r"(odd), [all] "=&r"(all)
+                     : [x] "r"(x)
+                     : "r4", "r5", "r6", "cc", "memory");
+    s[0] = s0, s[1] = s1, s[2] = s2, s[3] = s3;
+}
+
+/* What the lanes of each block begin with, so that inputs count from 0 again, then 0, which none of them is. */
+static void start_lanes(channel *k)
+{
+    uint32_t *start = k->starts;
+    const int32_t *value = &k->from->value, *const end = &k->end->value;
+    const int32_t *block = value + ((uint32_t)(k->end - k->from - 1) % LANE_WEIGHTS + 1u) * WEIGHT_WORDS;
+    for (;; block += LANE_WEIGHTS * WEIGHT_WORDS) {
+        int32_t sum = 0;
+        while (value != block) {
+            sum += *value, value += WEIGHT_WORDS;
+            OWN_REGISTER(value)
+            sum += *value, value += WEIGHT_WORDS;
+        }
+        *start++ = (uint32_t)(LANE_START - 128 * sum) * 0x10001u;
+        if (block == end)
+            break;
+    }
+    *start = 0;
+    k->start -= (int32_t)(start - k->starts) * LANE_START;
+}
+
+#endif
+
+/* Make a channel's weights ready for tiles. */
+static void prepare(const geometry *g, channel *k)
+{
+    k->start = k->scale.bias;
+    k->entry = (uint32_t)(k->end - k->from);
+    if (ENTROPI_DSP && g->way != BY_WEIGHTS) {
+        if (k->entry % 2u) {
+            k->from--;
+            *k->from = (weight){k->from[1].offset, 0};
+        }
+        k->entry = (k->entry + 1u) / 2u;
+    }
+#if ENTROPI_DSP
+    if (g->way == IN_LANES) {
+        start_lanes(k);
+        k->entry %= 8u;
+        return;
+    }
+    if (g->way == BY_PAIRS)
+        for (weight *w = k->from; w != k->end; w += 2)
+            w->value = (int32_t)join_lower((uint32_t)w[0].value, (uint32_t)w[1].value);
+#endif
+#if ENTROPI_THUMB == 1
+    k->entry = (0u - k->entry) % 4u * STEP_BYTES;
+#else
+    k->entry %= 4u;
+#endif
+}
+
+/* Add the products of a channel's weights to a tile's sums, s[0] to s[3]; x is the corner of its first window. */
+SPECIALISE void add_weights(const geometry *g, const channel *k, const int8_t *x, way how, int32_t *s)
+{
+#if ENTROPI_DSP
+    if (how == IN_LANES)
+        add_lanes(k, x, s);
+    else if (how == BY_PAIRS)
+        add_pairs(k, x, s);
+#endif
+    if (how == BY_WEIGHTS) {
+        const int8_t *const third = x + g->second, *const corners[4] = {x, x + g->stride_x, third, third + g->stride_x};
+        add_by_weights(k, corners, s);
+    }
+}
+
+/* Tiles of four positions. */
+SPECIALISE void tiles(const geometry *g, const channel *k, const area *a, way how, uint32_t columns, uint32_t stride)
+{
+    const uint32_t rest = columns == 2 ? g->pitch : 2, across = columns * stride;
     const int8_t *x = g->input + a->from;
     int8_t *to = g->output + a->to;
     for (uint32_t lines = a->lines;;) {
         int8_t *const last = to + a->width;
         do {
-            const int32_t bias = k->scale.bias;
-            int32_t s[4] = {bias, bias, bias, bias};
-            if (columns > 1)
-                add_pairs_of_tile(k, x, g->stride_y, columns, across, s);
-            else
-                add_pairs(k, x, g->stride_y, columns, across, s);
+            const int32_t start = k->start;
+            int32_t s[4] = {start, start, start, start};
+            add_weights(g, k, x, how, s);
             if (k->is_plain || (k->is_usual && are_inside(&g->across, a->end - (uint32_t)(last - to), columns))) {
                 const usual_scale usual = k->usual;
-                int8_t *const rest = rows > 1 ? to + g->pitch : to + 2;
+                int8_t *const others = to + rest;
                 to[0] = usual_output(s[0], &usual);
-                if (columns > 1) {
-                    to[1] = usual_output(s[1], &usual);
-                    rest[0] = usual_output(s[2], &usual);
-                    rest[1] = usual_output(s[3], &usual);
-                }
+                to[1] = usual_output(s[1], &usual);
+                others[0] = usual_output(s[2], &usual);
+                others[1] = usual_output(s[3], &usual);
             } else {
                 int32_t sums[4] = {s[0], s[1], s[2], s[3]};
-                finish_tile(g, k, x, a->end - (uint32_t)(last - to), rows, columns, sums, to);
+                finish_tile(g, k, x, a->end - (uint32_t)(last - to), g->rows, columns, sums, to);
             }
-            to += columns, x += columns * across;
+            to += columns, x += across;
         } while (to != last);
         if (!--lines)
             return;
@@ -254,30 +370,51 @@ SPECIALISE void tiles(const geometry *g, const channel *k, const area *a, uint32
     }
 }
 
-#define TILES(name, rows, columns, stride)                                                                             \
+#define TILES(name, how, columns, stride)                                                                              \
     static void name(const geometry *g, const channel *k, const area *a)                                               \
     {                                                                                                                  \
-        tiles(g, k, a, rows, columns, stride);                                                                         \
+        tiles(g, k, a, how, columns, stride);                                                                          \
     }
-TILES(tiles_1x4_stride_1, 1, 4, 1)
-TILES(tiles_1x4_stride_2, 1, 4, 2)
-TILES(tiles_2x2_stride_1, 2, 2, 1)
-TILES(tiles_2x2_stride_2, 2, 2, 2)
-TILES(positions, 1, 1, 0)
+#if ENTROPI_DSP
+TILES(tiles_in_lanes, IN_LANES, 4, 1)
+TILES(tiles_by_pairs, BY_PAIRS, 4, 1)
+#endif
+TILES(tiles_by_weights, BY_WEIGHTS, g->columns, g->stride_x)
+
+/* Single positions. */
+static void positions(const geometry *g, const channel *k, const area *a)
+{
+    const int8_t *x = g->input + a->from;
+    int8_t *to = g->output + a->to;
+    for (uint32_t lines = a->lines; lines; lines--, x += a->next_from, to += a->next_to)
+        for (int8_t *const last = to + a->width; to != last; to++, x += g->stride_x) {
+            int32_t sum = k->scale.bias;
+            for (const weight *w = k->from; w != k->end; w++)
+                sum += value_of(w) * input_at(g, x + w->offset);
+            finish_tile(g, k, x, a->end - (uint32_t)(last - to), 1, 1, &sum, to);
+        }
+}
 
 /* The largest tile that the output's size allows. */
-static void choose_tile(geometry *g)
+static void choose_tile(geometry *g, uint32_t value_bits)
 {
-    const uint32_t stride = g->stride_x;
+    const uint32_t stride = g->stride_x, wide = g->width >= 4;
     g->wide = positions;
     g->rows = g->columns = 1;
-    if (stride <= 2 && g->width >= 4) {
-        g->wide = stride == 1 ? tiles_1x4_stride_1 : tiles_1x4_stride_2;
-        g->columns = 4;
-    } else if (stride <= 2 && g->width >= 2 && g->height >= 2) {
-        g->wide = stride == 1 ? tiles_2x2_stride_1 : tiles_2x2_stride_2;
-        g->rows = g->columns = 2;
+    if (g->width < 2 || (!wide && g->height < 2))
+        return;
+    g->wide = tiles_by_weights;
+    g->columns = wide ? 4 : 2;
+    g->rows = wide ? 1 : 2;
+    g->second = wide ? 2 * stride : g->stride_y;
+#if ENTROPI_DSP
+    if (wide && stride == 1) {
+        g->way = value_bits <= LANE_BITS ? IN_LANES : BY_PAIRS;
+        g->wide = value_bits <= LANE_BITS ? tiles_in_lanes : tiles_by_pairs;
     }
+#else
+    (void)value_bits;
+#endif
 }
 
 static void add_part(const geometry *g, parts *p, run_tiles *run, uint32_t rows, uint32_t y, uint32_t y_end,
@@ -315,11 +452,11 @@ static void run_parts(const geometry *g, const channel *k, const parts *p)
 }
 
 /* The sum of the weights from..end - 1. */
-static int32_t weights_between(const channel *k, uint32_t from, uint32_t end)
+static int32_t weights_between(const weight *from, const weight *end)
 {
     int32_t sum = 0;
     for (; from != end; from++)
-        sum += value_of(k->pairs, from);
+        sum += value_of(from);
     return sum;
 }
 
@@ -330,14 +467,11 @@ static void run_cut_row(const geometry *g, const channel *k, uint32_t y)
     channel cut = *k;
     cut.taps = k->taps + s.from * k->columns;
     cut.rows = s.end - s.from;
-    const tap *const last = k->taps + k->rows * k->columns, *const behind = cut.taps + cut.rows * k->columns;
-    const uint32_t first = first_of(k->pairs, cut.taps), end = first_of(k->pairs, behind);
-    cut.scale.bias += g->input_zero_point *
-                      (weights_between(k, 0, first) + weights_between(k, end, first_of(k->pairs, last)));
-    cut.pairs = k->pairs + first / 2u;
-    cut.end = k->pairs + (end + 1u) / 2u;
-    cut.rest = (uint32_t)(cut.end - cut.pairs) & 3u;
-    if (first == end) {
+    cut.from = first_of(k, cut.taps);
+    cut.end = first_of(k, cut.taps + cut.rows * k->columns);
+    cut.scale.bias += g->input_zero_point * (weights_between(k->row, cut.from) +
+                                             weights_between(cut.end, first_of(k, k->taps + k->rows * k->columns)));
+    if (cut.from == cut.end) {
         int8_t *const to = g->output + y * g->pitch;
         put(&cut.scale, &g->outputs, &cut.scale.bias, 1, to);
         for (uint32_t x = 1; x < g->width; x++)
@@ -345,20 +479,11 @@ static void run_cut_row(const geometry *g, const channel *k, uint32_t y)
         return;
     }
     const parts row = divide(g, y, y + 1);
-    /* A weight that is left out alone has its partner's input and a value of 0 for a while. */
-    pair *const first_pair = cut.pairs, *const last_pair = cut.end - 1;
-    const pair first_whole = *first_pair, last_whole = *last_pair;
-    if (first & 1u) {
-        first_pair->offset[0] = first_pair->offset[1];
-        first_pair->values &= 0xFFFF0000u;
-    }
-    if (end & 1u) {
-        last_pair->offset[1] = last_pair->offset[0];
-        last_pair->values &= 0xFFFFu;
-    }
+    weight *const before = cut.from - 1; /* has the value 0 for a while */
+    const weight kept = *before;
+    prepare(g, &cut);
     run_parts(g, &cut, &row);
-    *first_pair = first_whole;
-    *last_pair = last_whole;
+    *before = kept;
 }
 
 /* Every output position of a channel. */
@@ -379,58 +504,43 @@ typedef struct {
 
 /* Enter the tap of the entry that has been read ahead: from the tap's last channel backwards, its channel is then below
  * zero. 0 where the row ends before it. */
-SPECIALISE int enter_tap(tap_reader *taps, entry_reader *r, const uint32_t *start)
+SPECIALISE int enter_tap(tap_reader *taps, entry_reader *r, const weight *start)
 {
-    while ((int32_t)r->next >= 0) {
-        taps->t->start = (uint32_t)(uintptr_t)start;
-        if (taps->t == taps->last)
+    tap *t = taps->t;
+    do {
+        t->start = (uint32_t)(uintptr_t)start;
+        if (t == taps->last)
             return 0;
-        taps->behind = taps->t->behind;
-        taps->t++;
+        t++;
         r->next -= taps->channels;
-    }
+    } while ((int32_t)r->next >= 0);
+    taps->t = t;
+    taps->behind = t[-1].behind;
     return 1;
 }
 
-static inline uint32_t join_values(int32_t first, int32_t second)
-{
-#if ENTROPI_DSP
-    return join_lower((uint32_t)first, (uint32_t)second);
-#else
-    return (uint16_t)first | (uint32_t)second << 16;
-#endif
-}
-
-/* Decode the reader's next row, which holds entries, into pairs: kernel row after kernel row, kernel column, input
- * channel. Returns their end. */
-SPECIALISE pair *decode_row(entry_reader *reader, int is_rice, tap_reader taps, uint32_t plane, pair *to)
+/* Decode the reader's next row, which holds entries: kernel row after kernel row, kernel column, input channel. Returns
+ * the end of the weights. */
+SPECIALISE weight *decode_row(entry_reader *reader, int is_rice, tap_reader taps, uint32_t plane, weight *to)
 {
     entry_reader r = *reader;
-    int goes_on = enter_tap(&taps, &r, to->offset);
-    while (goes_on) {
-        const int32_t first = r.value;
-        to->offset[0] = to->offset[1] = taps.behind + r.next * plane;
-        read_entry(&r, is_rice);
-        if (!enter_tap(&taps, &r, to->offset + 1)) {
-            to++->values = join_values(first, 0);
-            break;
-        }
-        to->offset[1] = taps.behind + r.next * plane;
-        to->values = join_values(first, r.value);
-        to++;
-        read_entry(&r, is_rice);
-        goes_on = enter_tap(&taps, &r, to->offset);
-    }
+    while (enter_tap(&taps, &r, to))
+        do {
+            to->offset = taps.behind + r.next * plane;
+            to->value = r.value;
+            to++;
+            read_entry(&r, is_rice);
+        } while ((int32_t)r.next < 0);
     reader->at = r.at, reader->bit = r.bit, reader->next = r.next, reader->value = r.value;
     return to;
 }
 
-NOT_INLINED pair *decode_pairs(entry_reader *r, tap_reader taps, uint32_t plane, pair *to)
+NOT_INLINED weight *decode_pairs(entry_reader *r, tap_reader taps, uint32_t plane, weight *to)
 {
     return decode_row(r, 0, taps, plane, to);
 }
 
-NOT_INLINED pair *decode_codes(entry_reader *r, tap_reader taps, uint32_t plane, pair *to)
+NOT_INLINED weight *decode_codes(entry_reader *r, tap_reader taps, uint32_t plane, weight *to)
 {
     return decode_row(r, 1, taps, plane, to);
 }
@@ -456,12 +566,11 @@ SPECIALISE int32_t sum_row(entry_reader *reader, int is_rice, tap_reader taps, u
 {
     entry_reader r = *reader;
     int32_t sum = 0;
-    int goes_on = enter_tap(&taps, &r, NULL);
-    do {
-        sum += r.value * corner[taps.behind + r.next * plane];
-        read_entry(&r, is_rice);
-        goes_on = enter_tap(&taps, &r, NULL);
-    } while (goes_on);
+    while (enter_tap(&taps, &r, NULL))
+        do {
+            sum += r.value * corner[taps.behind + r.next * plane];
+            read_entry(&r, is_rice);
+        } while ((int32_t)r.next < 0);
     reader->at = r.at, reader->bit = r.bit, reader->next = r.next, reader->value = r.value;
     return sum;
 }
@@ -479,7 +588,7 @@ NOT_INLINED int32_t sum_of_codes(entry_reader *r, tap_reader taps, uint32_t plan
 /* How the rows are read. */
 typedef struct {
     int is_rice;
-    pair *(*decode)(entry_reader *r, tap_reader taps, uint32_t plane, pair *to);
+    weight *(*decode)(entry_reader *r, tap_reader taps, uint32_t plane, weight *to);
     int32_t (*sum)(entry_reader *r, tap_reader taps, uint32_t plane, const int8_t *corner);
 } form;
 
@@ -523,13 +632,15 @@ static void run_map(geometry *g, const row_list *rows, channel *k, const form *f
             constant_channel(g, (int8_t)*scales.at++);
             continue;
         }
-        k->end = f->decode(&entries, rows->taps, rows->input_plane, k->pairs);
-        k->rest = (uint32_t)(k->end - k->pairs) & 3u;
+        k->from = k->row;
+        k->end = f->decode(&entries, rows->taps, rows->input_plane, k->row);
+        k->starts = (uint32_t *)k->end;
         k->scale = read_scale(&scales);
         k->is_usual = is_usual(&k->scale, &g->outputs);
         k->is_plain = k->is_usual && g->is_inside;
         if (k->is_usual)
             k->usual = usual_of(&k->scale, &g->outputs);
+        prepare(g, k);
         run_channel(g, k);
     }
 }
@@ -551,7 +662,7 @@ static uint32_t split_column(const tensor *in, uint32_t column)
     return column / 2u + column % 2u * ((in->pitch + 1u) / 2u);
 }
 
-static void split_columns(geometry *g, const layer *l, const tensor *in, int8_t *row)
+NOT_INLINED void split_columns(geometry *g, const layer *l, const tensor *in, int8_t *row)
 {
     int8_t odd[MOST_SPLIT / 2];
     for (const int8_t *const last = row + in->channels * in->plane; row != last;) {
@@ -570,7 +681,7 @@ static void split_columns(geometry *g, const layer *l, const tensor *in, int8_t 
     g->stride_x = 1;
 }
 
-static void merge_columns(const tensor *in, int8_t *row)
+NOT_INLINED void merge_columns(const tensor *in, int8_t *row)
 {
     int8_t odd[MOST_SPLIT / 2];
     const uint32_t pitch = in->pitch;
@@ -586,6 +697,19 @@ static void merge_columns(const tensor *in, int8_t *row)
             *--to = *--from;
         }
     }
+}
+
+/* Move values by 128 and take their sign, or the other way. */
+NOT_INLINED void flip_signs(int8_t *p, uint32_t count)
+{
+    int8_t *const end = p + count;
+#if ENTROPI_DSP
+    UNROLLED(4)
+    for (; end - p >= 4; p += 4)
+        store_4(p, load_4(p) ^ 0x80808080u);
+#endif
+    for (; p != end; p++)
+        *p = (int8_t)(*p ^ -128);
 }
 
 static void run_sparse(const work *w, const form *f)
@@ -628,7 +752,7 @@ static void run_sparse(const work *w, const form *f)
         .taps = {.t = taps, .last = taps + count, .channels = channels},
     };
     channel k = {
-        .pairs = (pair *)(void *)(w->scratch + (count + 1u) * TAP_WORDS),
+        .row = (weight *)(void *)(w->scratch + (count + 1u) * TAP_WORDS) + 1,
         .taps = taps,
         .rows = l->kernel_h,
         .columns = l->kernel_w,
@@ -637,9 +761,13 @@ static void run_sparse(const work *w, const form *f)
         run_position(&g, &rows, f);
         return;
     }
-    choose_tile(&g);
+    choose_tile(&g, rows.weights[1]);
     g.whole = divide(&g, g.down.whole_from, g.down.whole_end);
+    if (g.way == IN_LANES)
+        flip_signs(first_row, in->channels * in->plane);
     run_map(&g, &rows, &k, f);
+    if (g.way == IN_LANES)
+        flip_signs(first_row, in->channels * in->plane);
     if (split)
         merge_columns(in, first_row);
 }

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bare import EXTREMES, inputs, without_borders
+from bare import inputs, without_borders
 from networks import ADD_SCALES, conv_layer, reference, write
 
 from entropi.device import Bundle, HeadConfig, measure
@@ -17,16 +17,21 @@ HEAD = HeadConfig(classes=2, batch=1)
 CHANNELS = 13
 
 
-def sparse_layer(rng, source: Tensor, at: int, number: int, kernel: int, stride: int, **fields) -> tuple[Tensor, Layer]:
-    """Row r has r weights, so that the last step of an unrolled loop is each of its steps in turn; every second row has
-    the largest. The first has none."""
+def sparse_layer(
+    rng, source: Tensor, at: int, number: int, kernel: int, stride: int, bits: int, **fields
+) -> tuple[Tensor, Layer]:
+    """Row r has 3 r weights of so many bits, so that the last step of an unrolled loop is each of its steps in turn.
+    Those of every fourth row are the least, and those of another fourth the least and the largest; the first row has
+    none."""
     pad, size = kernel // 2, [(n - 1) // stride + 1 for n in (source.height, source.width)]
     weight = np.zeros((CHANNELS, source.channels * kernel * kernel), np.int8)
+    least, most = -(1 << bits - 1), (1 << bits - 1) - 1
     for r in range(CHANNELS):
-        chosen = rng.choice(weight.shape[1], min(r, weight.shape[1]), replace=False)
-        weight[r, chosen] = rng.choice(EXTREMES, len(chosen)) if r % 2 else rng.integers(-127, 128, len(chosen))
+        chosen = rng.choice(weight.shape[1], min(3 * r, weight.shape[1]), replace=False)
+        values = ([least], rng.integers(least, most + 1, 9), [least, most], rng.integers(least, most + 1, 9))[r % 4]
+        weight[r, chosen] = rng.choice(values, len(chosen))
     weight = weight.reshape(CHANNELS, source.channels, kernel, kernel)
-    scales = tuple(quantise_multiplier(float(s)) for s in 1 / rng.uniform(100, 400, CHANNELS))
+    scales = tuple(quantise_multiplier(float(s)) for s in 2.0 ** (8 - bits) / rng.uniform(200, 800, CHANNELS))
     layer = Layer(
         CONV, f"conv{number}", (at,), number, fields.get("low", -128), 127, (kernel, kernel), (stride, stride),
         (pad, pad), scales, weight, rng.integers(-2000, 2000, CHANNELS),
@@ -34,7 +39,7 @@ def sparse_layer(rng, source: Tensor, at: int, number: int, kernel: int, stride:
     return Tensor(CHANNELS, *size, 0.05, int(rng.integers(-128, 128))), layer
 
 
-def maps(rng) -> Network:
+def maps(rng, bits: int) -> Network:
     """Convolutions with strides of 1, 2 and 3 of a map that is pooled until it is a single value; sums of two. The
     first one has so many weights that the columns of its input are split."""
     source, out = Tensor(3, 10, 17, 0.05, -128), Tensor(60, 5, 9, 0.05, 3)
@@ -44,9 +49,8 @@ def maps(rng) -> Network:
         source, first = tensors[at], len(tensors)
         for kernel, stride in ((3, 1), (5, 2), (3, 2), (1, 1), (3, 3)):
             number = len(tensors)
-            tensors[number], layer = sparse_layer(
-                rng, source, at, number, kernel, stride, low=-128 + 40 * (kernel == 5)
-            )
+            low = -128 + 40 * (kernel == 5)
+            tensors[number], layer = sparse_layer(rng, source, at, number, kernel, stride, bits, low=low)
             layers.append(layer)
             if kernel == 1:
                 number, like = len(tensors), tensors[number]
@@ -61,10 +65,12 @@ def maps(rng) -> Network:
         at = number
 
 
-@pytest.mark.parametrize(("optimize", "bordered"), [("speed", True), ("size", False)])
-def test_sparse_layers_on_maps_of_any_size(either, compiler, open_on, monkeypatch, optimize, bordered):
+@pytest.mark.parametrize(
+    ("optimize", "bordered", "bits"), [("speed", True, 8), ("size", False, 8), ("speed", True, 5), ("size", False, 5)]
+)
+def test_sparse_layers_on_maps_of_any_size(either, compiler, open_on, monkeypatch, optimize, bordered, bits):
     rng = np.random.default_rng(5)
-    network = maps(rng)
+    network = maps(rng, bits)
     if not bordered:
         monkeypatch.setattr(image_module, "plan", without_borders)
     image = write(network, optimize)
