@@ -297,6 +297,7 @@ def main() -> None:
         costs.cache_clear()
         content["cores"][core]["break_even"] = {kind.name: kind.break_even(core) for kind in KINDS}
         write_json(COSTS, content)
+        costs.cache_clear()
     write_atomically(PAGE, filled(PAGE.read_text(), tables(costs())).encode())
 
 
