@@ -253,8 +253,9 @@ def _sparse(record: Record) -> Counter[str]:
             found[f"conv sparse: {kind}"] += rows * lines * across
             found[f"conv sparse: {kind}, weight"] += entries * lines * across * inside[0][y] / height
     columns_outside = width - inside[1]
-    unusual = np.add.reduceat(columns_outside > 0, np.arange(0, out.width, size[1])) > 0
-    columns = out.width if record.clamped else min(size[1] * int(unusual.sum()), out.width)
+    starts = np.arange(0, out.width, size[1])
+    unusual = np.add.reduceat(columns_outside > 0, starts) > 0
+    columns = out.width if record.clamped else int(np.diff(starts, append=out.width)[unusual].sum())
     found["conv sparse: unusual output"] = rows * out.height * columns
     cut = height - inside[0]
     found["conv sparse: cut line"] = rows * np.count_nonzero(cut)

@@ -99,9 +99,13 @@ static inline int32_t add_high(int32_t sum, int32_t a, int32_t b)
     __asm__("smmlar %0, %1, %2, %3" : "=r"(result) : "r"(a), "r"(b), "r"(sum));
     return result;
 #elif ENTROPI_SHORT_MULTIPLY
-    /* Halves with a sign, so that none of these sums leaves 32 bits. */
-    const int32_t a1 = ((a >> 15) + 1) >> 1, a0 = (int16_t)a, b1 = ((b >> 15) + 1) >> 1, b0 = (int16_t)b;
-    return sum + a1 * b1 + ((a1 * b0 + a0 * b1 + (a0 * b0 >> 16) + 0x8000) >> 16);
+    /* Halves with a sign, so that none of these sums leaves 32 bits. Nearly every `a` is one half alone. */
+    const int32_t a0 = (int16_t)a, b1 = ((b >> 15) + 1) >> 1, b0 = (int16_t)b;
+    const int32_t lower = a0 * b1 + (a0 * b0 >> 16) + 0x8000;
+    if (a == a0)
+        return sum + (lower >> 16);
+    const int32_t a1 = ((a >> 15) + 1) >> 1;
+    return sum + a1 * b1 + ((a1 * b0 + lower) >> 16);
 #else
     return (int32_t)((uint32_t)sum + (uint32_t)(((int64_t)a * b + 0x80000000) >> 32));
 #endif
