@@ -4,9 +4,10 @@ from entropi.device.budget import HeadPlan, plan_head
 from entropi.device.bundle import Bundle, BundleError
 from entropi.device.library import describe, measure
 from entropi.device.runtime import HostDevice
-from entropi.device.session import Device, DeviceError, HeadConfig, Need
+from entropi.device.session import SMALLEST_HEAD, Device, DeviceError, HeadConfig, Need
 
 __all__ = [
+    "SMALLEST_HEAD",
     "Bundle",
     "BundleError",
     "Device",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +16,7 @@ GOLDEN = "golden.npz"
 
 
 class BundleError(ValueError):
-    """The folder is no bundle, or part of it is missing."""
+    """The folder is no bundle, or part of it is missing or damaged."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,12 @@ class Bundle:
         for name in (IMAGE, REPORT, GOLDEN):
             if not (folder / name).is_file():
                 raise BundleError(f"{folder / name} is missing; make the folder with entropi-export --out {folder}")
-        report = json.loads((folder / REPORT).read_text())
-        p = report["preprocessing"]
-        preprocessing = Preprocessing(tuple(p["mean"]), tuple(p["std"]), p["scale"], p["zero_point"])
+        try:
+            report = json.loads((folder / REPORT).read_bytes())
+            p = report["preprocessing"]
+            preprocessing = Preprocessing(tuple(p["mean"]), tuple(p["std"]), p["scale"], p["zero_point"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleError(f"{folder / REPORT} is damaged ({error!r}); export again") from error
         return cls(folder, (folder / IMAGE).read_bytes(), report, preprocessing)
 
     @property
@@ -63,6 +68,11 @@ class Bundle:
         return self.image[:-5:-1].hex()
 
     def golden(self) -> dict[str, np.ndarray]:
-        """Golden vectors: `input` int8 [N, C, H, W], `layer_00` ... int8 [N, c, h, w], `features` int8 [N, F]."""
-        with np.load(self.folder / GOLDEN, allow_pickle=False) as arrays:
-            return dict(arrays)
+        """Golden vectors: `input` int8 [N, C, H, W], `layer_00` ... int8 [N, c, h, w], `features` int8 [N, F].
+
+        Raises BundleError where they cannot be read."""
+        try:
+            with np.load(self.folder / GOLDEN, allow_pickle=False) as arrays:
+                return dict(arrays)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise BundleError(f"{self.folder / GOLDEN} is damaged ({error}); export again") from error

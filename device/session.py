@@ -28,6 +28,9 @@ class HeadConfig:
     steps: int = 0
 
 
+SMALLEST_HEAD = HeadConfig(classes=2, batch=1)  # for sessions that only encode
+
+
 @dataclass(frozen=True)
 class Need:
     """Bytes of arena, part by part; the fields are entropi_need's.

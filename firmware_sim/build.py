@@ -12,7 +12,7 @@ from pathlib import Path
 
 from elftools.elf.elffile import ELFFile
 
-from entropi.device.library import kernels_source
+from entropi.device.library import describe, kernels_source
 from entropi.device.toolchain import (
     CORES,
     KERNELS_SOURCE,
@@ -78,8 +78,6 @@ def build_firmware(
     image: bytes,
     board: Board,
     arena_bytes: int,
-    input_bytes: int,
-    feature_bytes: int,
     record_bytes: int = 0,
     compiler: Compiler = ZIG,
     port: Path = PORT,
@@ -87,17 +85,17 @@ def build_firmware(
 ) -> Firmware:
     """Compile, once for each core and compiler, and link the runtime, the main loop and an image.
 
-    arena_bytes, input_bytes and feature_bytes are what the firmware's arena, its frame buffer and its buffer of
-    features have to hold; record_bytes is what a stored head takes. The store's two slots, of whole pages, are the end
-    of flash; there are none where the firmware needs those bytes, or the board's file tells no pages. port and flash
-    are the C files with the functions of port.h and flash.h: the emulator's, unless a real board's are given. Raises
-    BoardError with needed, given and missing bytes where flash or RAM is too small, ToolchainError where the compiler
-    fails.
+    arena_bytes is what the firmware's arena has to hold, record_bytes what a stored head takes. The store's two slots,
+    of whole pages, are the end of flash; there are none where the firmware needs those bytes, or the board's file tells
+    no pages. port and flash are the C files with the functions of port.h and flash.h: the emulator's, unless a real
+    board's are given. Raises BoardError with needed, given and missing bytes where flash or RAM is too small,
+    ToolchainError where the compiler fails, DeviceError (E_IMAGE, E_VERSION).
     """
-    frame = max(NUMBER_BYTES + max(input_bytes, feature_bytes), COMMAND_BYTES)
+    info = describe(image)
+    frame = max(NUMBER_BYTES + max(info.channels * info.height * info.width, info.features), COMMAND_BYTES)
     if frame > FRAME_LIMIT:
         raise BoardError(f"a frame of {frame} bytes exceeds {FRAME_LIMIT}; export with a smaller input")
-    sizes = {"arena": arena_bytes, "frame": frame, "features": feature_bytes, "stack": STACK_MINIMUM}
+    sizes = {"arena": arena_bytes, "frame": frame, "features": info.features, "stack": STACK_MINIMUM}
     compile_one = partial(compile_object, CORES[board.core], compiler=compiler)
     with ThreadPoolExecutor() as pool, tempfile.TemporaryDirectory(prefix="entropi-") as folder:
         kernels = Path(folder) / KERNELS_SOURCE.name
@@ -108,12 +106,9 @@ def build_firmware(
     return link(board, objects, image, sizes, slot, compiler)
 
 
-def build_without_limits(
-    image: bytes, core: str, arena_bytes: int, input_bytes: int, feature_bytes: int, compiler: Compiler = ZIG
-) -> Firmware:
+def build_without_limits(image: bytes, core: str, arena_bytes: int, compiler: Compiler = ZIG) -> Firmware:
     """build_firmware for a board of that core with ample memory: `needed` says what it takes of any board."""
-    ample = replace(AMPLE, core=core)
-    return build_firmware(image, ample, arena_bytes, input_bytes, feature_bytes, compiler=compiler)
+    return build_firmware(image, replace(AMPLE, core=core), arena_bytes, compiler=compiler)
 
 
 def link(

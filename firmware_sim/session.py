@@ -253,10 +253,8 @@ class Simulator(FramedDevice):
         if head is None:
             plan = plan_head(bundle.image, arena, classes, **options)
             head, self.gave_up = plan.head, plan.gave_up
-        info = describe(bundle.image)
-        inputs = info.channels * info.height * info.width
         record = record_bytes(measure(bundle.image, head))
-        self.firmware = build_firmware(bundle.image, self.board, arena, inputs, info.features, record)
+        self.firmware = build_firmware(bundle.image, self.board, arena, record)
         elf = self.firmware.elf
         in_unicorn = self.board.core in MODELS
         self.emulator = Emulator(self.board, elf, instruction_limit) if in_unicorn else Qemu(self.board, elf)

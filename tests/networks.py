@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from entropi.export.integer import (
     quantise_multiplier,
 )
 from entropi.export.softmax import exponentials
+from entropi.firmware_sim.session import FramedDevice
 
 ADD_SCALES = tuple(quantise_multiplier(x) for x in (0.5, 0.5, 2 / (1 << 20)))
 NOTHING = -1000  # what a clipped window sees outside
@@ -92,24 +94,37 @@ def reference(network: Network, values: np.ndarray) -> list[np.ndarray]:
     return outputs
 
 
+def wrong_layers(device: FramedDevice, network: Network, values: np.ndarray) -> list[str]:
+    """The layers whose outputs on a device are not the reference's, by their CRCs."""
+    expected = [zlib.crc32(y.astype(np.int8).tobytes()) for y in reference(network, values)]
+    found = [run.crc for run in device.run_layers(values)]
+    return [
+        f"{layer.name} of {network.tensors[layer.inputs[0]].shape}, {layer.kernel}, stride {layer.stride[0]}"
+        for layer, a, b in zip(network.layers, found, expected, strict=True)
+        if a != b
+    ]
+
+
 def conv_layer(
-    rng, source: Tensor, number: int, out: Tensor, inputs, kernel, stride, pad, density, dilation=(1, 1), groups=1
-) -> Layer:
+    rng, source: Tensor, number: int, out: Tensor, inputs, kernel, stride, pad, density, dilation=(1, 1), groups=1,
+    largest=127,
+) -> Layer:  # fmt: skip
     """A convolution whose sums use the whole int8 range; row 0 is empty, as dead channels are."""
-    weight = rng.integers(-127, 128, (out.channels, source.channels // groups, *kernel)).astype(np.int8)
+    weight = rng.integers(-largest, largest + 1, (out.channels, source.channels // groups, *kernel)).astype(np.int8)
     weight[rng.random(weight.shape) >= density] = 0
     weight[0] = 0
     bias = rng.integers(-2000, 2000, out.channels) - source.zero_point * weight.astype(np.int64).sum(axis=(1, 2, 3))
-    width = 60 * 60 * max(1.0, density * weight[0].size) ** 0.5
+    width = 60 * 60 * largest / 127 * max(1.0, density * weight[0].size) ** 0.5
     scales = tuple(quantise_multiplier(float(s)) for s in rng.uniform(40, 120, out.channels) / width)
     fields = {"scales": scales, "weight": weight, "bias": bias, "dilation": dilation, "groups": groups}
     return Layer(CONV, f"conv{number}", inputs, number, -128, 127, kernel, stride, pad, **fields)
 
 
-def write(network: Network, optimize: Optimize = "size") -> bytes:
-    """The network's image, its features not centred."""
+def write(network: Network, optimize: Optimize = "size", **decisions) -> bytes:
+    """The network's image, its features not centred; `decisions` are write_image's plan and forms."""
     out = network.tensors[network.output]
-    return write_image(network, Centering(np.zeros(out.channels * out.height * out.width, np.int8), 0.01), optimize)[0]
+    centering = Centering(np.zeros(out.channels * out.height * out.width, np.int8), 0.01)
+    return write_image(network, centering, optimize, **decisions)[0]
 
 
 def residual_network(seed: int, channels: int = 6, size: int = 9, density: float = 0.3) -> Network:
@@ -188,7 +203,8 @@ def window_layer(draw, rng, kind: int, source: int, t: Tensor, number: int) -> t
         return Tensor(t.channels, *out, 0.05, t.zero_point), layer
     groups = draw(st.sampled_from([g for g in (1, 2, t.channels) if t.channels % g == 0]))
     to = Tensor(groups * draw(st.integers(1, 3)), *out, 0.05, int(rng.integers(-100, 100)))
-    return to, conv_layer(rng, t, number, to, (source,), kernel, stride, pad, 0.5, dilation, groups)
+    largest = draw(st.sampled_from([127, 15]))
+    return to, conv_layer(rng, t, number, to, (source,), kernel, stride, pad, 0.5, dilation, groups, largest)
 
 
 KINDS = (CONV, CONV, MAX_POOL, AVERAGE_POOL, MEAN, TABLE, TABLE, COPY, COPY, ADD, ADD, SUB, MUL)

@@ -60,11 +60,11 @@ typedef struct {
     uint16_t replay;              /* samples kept to be learned again, one beside each new one; 0 for none */
     uint32_t seed;                /* of the draws from those kept, and of stochastic rounding */
     uint32_t steps;               /* to be taken in all, over which the learning rate falls to 0; 0 where unknown */
-    float learning_rate;          /* > 0 */
+    float learning_rate;          /* >= 1e-9, < 1e9 */
     float momentum;               /* 0 <= momentum < 1 */
     float weight_decay;           /* >= 0, on weights, not on biases; learning_rate * weight_decay < 0.5 */
-    float learning_rate_decay;    /* >= 0; step t, from 0, takes learning_rate / (1 + learning_rate_decay * t), times
-                                   * (steps - t) / steps where steps are known; any after them are as the last one */
+    float learning_rate_decay;    /* >= 0, < 1e9; step t, from 0, takes learning_rate / (1 + learning_rate_decay * t),
+                                   * times (steps - t) / steps where steps are known; any after them are as the last */
 } entropi_head_config;
 
 /* Bytes of arena, part by part. Encoder and learning take turns in the same bytes:

@@ -7,7 +7,7 @@
 #if defined(__GNUC__) && UINTPTR_MAX > UINT32_MAX
 #define ENTROPI_IMAGES 32
 #pragma GCC diagnostic ignored "-Wpsabi" /* no vector is passed between files */
-#include "internal.h"
+#include "rows.h"
 #include "windows.h"
 
 #include "kernels.c"
@@ -205,6 +205,7 @@ static void run_conv(const work *w)
 }
 
 void run_dense(const work *w) { run_conv(w); }
+void run_depthwise(const work *w) { run_conv(w); }
 void run_pairs(const work *w) { run_conv(w); }
 void run_rice(const work *w) { run_conv(w); }
 

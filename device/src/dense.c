@@ -3,7 +3,8 @@
  * and padding are no matter to the multiplication. A row of weights is taken in slices of as many input channels as
  * there is room for, while the sums of some output channels wait. */
 #include "dsp.h"
-#include "internal.h"
+#include "mve.h"
+#include "rows.h"
 #include "windows.h"
 
 /* Output positions of a tile, sums that wait for the next slice. */
@@ -137,7 +138,7 @@ SPECIALISE void gather(const group *g, const tile *t, uint32_t positions, uint32
             clip(g, &t->rows[p], &t->columns[p], positions, channels, to + p);
 }
 
-#if ENTROPI_DSP
+#if ENTROPI_DSP && !ENTROPI_MVE
 enum { VALUE_BYTES = 2 };
 
 /* Four inputs after each other at every position become pairs of 16 bits: the first and third, then the second and
@@ -247,6 +248,42 @@ SPECIALISE uint32_t prepare(const group *g, const tile *t, uint32_t positions, u
     return channels * g->taps;
 }
 
+#if ENTROPI_MVE
+
+/* Sixteen weights at a time; those behind a slice count as 0, whatever inputs stand there. */
+NOT_INLINED void multiply_4(const uint32_t *values, uint32_t count, const int8_t *weights, uint32_t row_length,
+                            uint32_t rows, int32_t *sums)
+{
+    for (const int32_t *end = sums + rows * TILE; sums != end; weights += row_length, sums += TILE) {
+        const int8_t *w = weights, *x = (const int8_t *)values;
+        int32_t s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = sums[3];
+        for (int32_t left = (int32_t)count; left > 0; left -= SIXTEEN, w += SIXTEEN, x += SIXTEEN * TILE) {
+            const int8x16_t sixteen = vldrbq_z_s8(w, vctp8q((uint32_t)left));
+            const int8x16x4_t at = vld4q_s8(x); /* of each position */
+            s0 = vmladavaq_s8(s0, sixteen, at.val[0]);
+            s1 = vmladavaq_s8(s1, sixteen, at.val[1]);
+            s2 = vmladavaq_s8(s2, sixteen, at.val[2]);
+            s3 = vmladavaq_s8(s3, sixteen, at.val[3]);
+        }
+        sums[0] = s0, sums[1] = s1, sums[2] = s2, sums[3] = s3;
+    }
+}
+
+/* The same at one position. */
+NOT_INLINED void multiply_1(const uint32_t *values, uint32_t count, const int8_t *weights, uint32_t row_length,
+                            uint32_t rows, int32_t *sums)
+{
+    for (const int32_t *end = sums + rows; sums != end; weights += row_length) {
+        const int8_t *w = weights, *x = (const int8_t *)values;
+        int32_t sum = *sums;
+        for (int32_t left = (int32_t)count; left > 0; left -= SIXTEEN, w += SIXTEEN, x += SIXTEEN)
+            sum = vmladavaq_s8(sum, vldrbq_z_s8(w, vctp8q((uint32_t)left)), vldrbq_s8(x));
+        *sums++ = sum;
+    }
+}
+
+#else
+
 NOT_INLINED void multiply_4(const uint32_t *values, uint32_t count, const int8_t *weights, uint32_t row_length,
                             uint32_t rows, int32_t *sums)
 {
@@ -285,6 +322,8 @@ NOT_INLINED void multiply_1(const uint32_t *values, uint32_t count, const int8_t
         sums[0] = s0, sums[1] = s1, sums[2] = s2, sums[3] = s3;
     }
 }
+
+#endif
 #endif
 
 /* A tile of an output channel, whose rows may end within it. */
@@ -360,8 +399,6 @@ void run_dense(const work *w)
 {
     const layer *l = &w->layer;
     const tensor *in = &w->in, *out = &w->out;
-    if (run_depthwise(w))
-        return;
     group g = {
         .input = w->activations + ((int32_t)interior(in) - (int32_t)(l->pad_top * in->pitch + l->pad_left)),
         .output = w->activations + interior(out),

@@ -2,7 +2,7 @@
  * at once; where windows reach beyond the border, the channel's inputs are first copied, a band of rows at a time,
  * between zero points. Maps less than four wide go by a list of products, the same for all channels. */
 #include "dsp.h"
-#include "internal.h"
+#include "rows.h"
 #include "windows.h"
 
 /* Output positions of a tile; weights of a kernel row in a step, and steps that a kernel may take. */
@@ -208,7 +208,8 @@ static void run_small(const plane *p, const channel *k, const product *list, con
     }
 }
 
-int run_depthwise(const work *w)
+/* What this has no room for, run_dense does. */
+void run_depthwise(const work *w)
 {
     const layer *l = &w->layer;
     const tensor *in = &w->in, *out = &w->out;
@@ -235,12 +236,12 @@ int run_depthwise(const work *w)
     const uint32_t rows = (l->kernel_h - 1u) * l->dilation_h + 1u;
     p.band_pitch = ((p.width - 1u) * l->stride_w + AT_ONCE * p.steps + 3u) & ~3u;
     const uint32_t lines = BAND_BYTES / p.band_pitch;
-    if (l->groups != in->channels)
-        return 0;
     if (is_small)
         end = list_products(&p, list);
-    if (!end && (p.width < TILE || l->dilation_w > 1 || lines < rows || p.steps * l->kernel_h > MAX_STEPS))
-        return 0;
+    if (!end && (p.width < TILE || l->dilation_w > 1 || lines < rows || p.steps * l->kernel_h > MAX_STEPS)) {
+        run_dense(w);
+        return;
+    }
     p.band_rows = (lines - rows) / l->stride_h + 1u;
     const int is_whole = are_inside(&p.down, 0, p.height) && are_inside(&p.across, 0, p.width);
     const uint32_t rows_a_group = out->channels / l->groups;
@@ -264,5 +265,4 @@ int run_depthwise(const work *w)
             }
             weights += (uint32_t)l->kernel_h * l->kernel_w;
         }
-    return 1;
 }

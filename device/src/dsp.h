@@ -7,22 +7,28 @@
 
 /* Cores without a long multiply take the same products apart into halves of 16 bits. */
 #if !defined(ENTROPI_SHORT_MULTIPLY)
-#if defined(__ARM_ARCH_ISA_THUMB) && __ARM_ARCH_ISA_THUMB == 1
+#if defined(__thumb__) && __ARM_ARCH_ISA_THUMB == 1
 #define ENTROPI_SHORT_MULTIPLY 1
 #else
 #define ENTROPI_SHORT_MULTIPLY 0
 #endif
 #endif
 
-/* The Thumb instructions that assembly may use: those of version 1 or 2, or none. Without optimisation it finds no
- * registers. */
-#if defined(__GNUC__) && defined(__OPTIMIZE__) && defined(__ARM_ARCH_ISA_THUMB)
-#define ENTROPI_THUMB __ARM_ARCH_ISA_THUMB
-#else
+/* The Thumb instructions that assembly may use: those of version 1 or 2, or none, as with ENTROPI_NO_ASSEMBLY. Without
+ * optimisation it finds no registers; where code or data may lie anywhere, r9 can be the address of the data; of
+ * version 1 gcc keeps registers 8 to 11 to itself where it optimises for size. */
+#if !defined(__GNUC__) || !defined(__OPTIMIZE__) || !defined(__thumb__) || defined(ENTROPI_NO_ASSEMBLY)
 #define ENTROPI_THUMB 0
+#elif defined(__PIC__) || defined(__ARM_RWPI)
+#define ENTROPI_THUMB 0
+#elif __ARM_ARCH_ISA_THUMB == 1 && defined(__OPTIMIZE_SIZE__) && !defined(__clang__)
+#define ENTROPI_THUMB 0
+#else
+#define ENTROPI_THUMB __ARM_ARCH_ISA_THUMB
 #endif
 
-#if ENTROPI_THUMB == 2 && defined(__ARM_FEATURE_DSP)
+/* Inputs are loaded four at a time from any address, the first one lowest. */
+#if ENTROPI_THUMB == 2 && defined(__ARM_FEATURE_DSP) && defined(__ARM_FEATURE_UNALIGNED) && !defined(__ARM_BIG_ENDIAN)
 #define ENTROPI_DSP 1
 
 /* The lower half of `low` below that of `high`. */

@@ -1,6 +1,6 @@
 /* The linear head: softmax regression on standardised features, trained by SGD. Here are the samples and their errors;
  * weights.c has the weights. */
-#include "internal.h"
+#include "head.h"
 
 /* What entropi.h's macros count is what is laid out here. */
 typedef char macros_count_the_state[sizeof(head_state) == HEAD_STATE_BYTES ? 1 : -1];

@@ -1,5 +1,5 @@
 /* Reading and validating an image. All checks stand here; the kernels carry none. */
-#include "internal.h"
+#include "rows.h"
 
 image_header read_header(const uint8_t *image)
 {
@@ -259,11 +259,6 @@ static int conv_fits(const uint8_t *image, const image_header *header, const lay
            entries_fit(header, weights, length, l->encoding == WEIGHTS_RICE, taps, rows, row_length, &scales, stored);
 }
 
-static int same_shape(const tensor *a, const tensor *b)
-{
-    return a->channels == b->channels && a->height == b->height && a->width == b->width;
-}
-
 /* b has a's size or 1 along every axis */
 static int spreads_over(const tensor *a, const tensor *b)
 {
@@ -310,21 +305,21 @@ static entropi_status validate_layers(const uint8_t *image, const image_header *
             fits = pool_fits(&l, &in, &out);
         } else if (has_two_operands(&l) && l.second < header->tensors) {
             const tensor second = read_tensor(image, header, l.second);
-            fits = same_shape(&in, &out) && spreads_over(&out, &second) &&
+            fits = same_size(&in, &out) && spreads_over(&out, &second) &&
                    scales_fit(image, header, &l, l.kind == LAYER_MUL ? 1 : 3);
         } else if (l.kind == LAYER_COPY) {
             fits = in.height == out.height && in.width == out.width && l.second + in.channels <= out.channels;
         } else if (l.kind == LAYER_SOFTMAX) {
-            fits = same_shape(&in, &out) && softmax_fits(image, header, &l, in.channels);
+            fits = same_size(&in, &out) && softmax_fits(image, header, &l, in.channels);
         } else if (l.kind == LAYER_TABLE) {
-            fits = same_shape(&in, &out) && inside(header, l.parameters_at, TABLE_BYTES);
+            fits = same_size(&in, &out) && inside(header, l.parameters_at, TABLE_BYTES);
         } else if (l.kind == LAYER_MEAN) {
             fits = in.channels == out.channels && out.height == 1 && out.width == 1 &&
                    (uint32_t)in.height * in.width < 1u << 21 && scales_fit(image, header, &l, 1);
         }
         if (!fits)
             return ENTROPI_E_IMAGE;
-        const uint32_t kernel = KERNEL_OF(l.kind, l.encoding);
+        const uint32_t kernel = kernel_of(&l, &in);
         if (!layer_kernels[kernel])
             return ENTROPI_E_KERNEL;
         info->kernels |= 1u << kernel;

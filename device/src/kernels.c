@@ -15,5 +15,6 @@ kernel *const layer_kernels[KERNELS + 1] = {
     [KERNEL_OF(LAYER_TABLE, 0)] = run_table,
     [KERNEL_OF(LAYER_COPY, 0)] = run_copy,
     [KERNEL_OF(LAYER_SOFTMAX, 0)] = run_softmax,
+    [DEPTHWISE] = run_depthwise,
     [KERNELS] = NULL, /* so that no list is empty */
 };

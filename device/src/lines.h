@@ -5,11 +5,6 @@
 #include "internal.h"
 #include "mve.h"
 
-static inline int same_size(const tensor *a, const tensor *b)
-{
-    return a->channels == b->channels && a->height == b->height && a->width == b->width;
-}
-
 /* So many lines of one length in so many planes. Rows of one pitch are one line; what is made of the borders between
  * them goes into the output's, which is written anew. */
 typedef struct {

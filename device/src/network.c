@@ -6,7 +6,7 @@
 
 static void fill(int8_t *p, int8_t value, uint32_t count)
 {
-    for (int32_t left = (int32_t)count; left > 0; left -= 16, p += 16)
+    for (int32_t left = (int32_t)count; left > 0; left -= SIXTEEN, p += SIXTEEN)
         vstrbq_p_s8(p, vdupq_n_s8(value), vctp8q((uint32_t)left));
 }
 
@@ -54,6 +54,6 @@ void run_layer(const image_header *header, uint32_t index, work *w)
     w->out = read_tensor(w->image, header, w->layer.output);
     if (has_two_operands(&w->layer))
         w->second = read_tensor(w->image, header, w->layer.second);
-    layer_kernels[KERNEL_OF(w->layer.kind, w->layer.encoding)](w);
+    layer_kernels[kernel_of(&w->layer, &w->in)](w);
     fill_border(&w->out, w->activations); /* last: an output may lie over an input of its layer, border over values */
 }

@@ -1,4 +1,4 @@
-#include "internal.h"
+#include "head.h"
 
 typedef union {
     float value;

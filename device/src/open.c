@@ -1,11 +1,11 @@
 /* The arena: how many bytes each part takes, and where it starts. */
-#include "internal.h"
+#include "head.h"
 
 static int head_fits(const entropi_head_config *head)
 {
     const int bytes = head->bytes_per_parameter;
     return head->classes >= 2 && head->new_classes < head->classes && head->batch >= 1 &&
-           (bytes == 2 || bytes == 4 || bytes == 8 || bytes == 12) && head->learning_rate > 0.0f &&
+           (bytes == 2 || bytes == 4 || bytes == 8 || bytes == 12) && head->learning_rate >= 1e-9f &&
            head->learning_rate < 1e9f && head->momentum >= 0.0f && head->momentum < 1.0f &&
            head->weight_decay >= 0.0f && head->learning_rate * head->weight_decay < 0.5f &&
            head->learning_rate_decay >= 0.0f && head->learning_rate_decay < 1e9f &&
@@ -13,7 +13,7 @@ static int head_fits(const entropi_head_config *head)
 }
 
 /* For an image already validated. */
-static entropi_status measure(const uint8_t *image, const entropi_head_config *head, entropi_need *need)
+NOT_INLINED entropi_status measure(const uint8_t *image, const entropi_head_config *head, entropi_need *need)
 {
     const image_header h = read_header(image);
     const uint32_t classes = head->classes, bytes = head->bytes_per_parameter;

@@ -1,7 +1,7 @@
 /* Samples kept to be learned again: a reservoir that keeps the classes even, as Chrysakis and Moens fill theirs
  * ("Online Continual Learning from Imbalanced Data", ICML 2020). A full one gives up a sample of the class it holds most
  * of. A class that holds most itself keeps each of the samples it has seen with the same probability. */
-#include "internal.h"
+#include "head.h"
 
 typedef struct {
     uint32_t *drawn; /* random numbers so far */

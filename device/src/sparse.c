@@ -6,8 +6,8 @@
  * beyond the border counts as the zero point, too. Above and below, the rows of the kernel that lie there are left out,
  * and what they would add goes into the bias. To the left and right, the windows read whatever lies beside the input,
  * and then take back what that has added. */
-#include "internal.h"
 #include "mve.h"
+#include "rows.h"
 #include "windows.h"
 
 #if !ENTROPI_MVE
@@ -32,12 +32,12 @@ typedef struct {
     uint32_t entry;     /* where steps are entered */
     int32_t start;      /* what a sum is before them */
     uint32_t *starts;   /* lanes: of each block; behind the weights of all rows */
-    int is_usual;       /* outputs are usual_output of this scale */
-    int is_plain;       /* and all windows inside the border at the sides */
     usual_scale usual;
     row_scale scale;
     const tap *taps; /* and one behind the last */
-    uint32_t rows, columns;
+    uint8_t rows, columns;
+    int8_t is_usual; /* outputs are usual_output of this scale */
+    int8_t is_plain; /* and all windows inside the border at the sides */
 } channel;
 
 typedef struct geometry geometry;
@@ -45,9 +45,9 @@ typedef struct geometry geometry;
 /* Tiles of output positions in neighbouring rows and columns. */
 typedef struct {
     uint32_t from, to;          /* where the first window and the first output lie behind the geometry's */
-    uint32_t lines, width;      /* of tiles, of positions */
     int32_t next_from, next_to; /* from behind one line of tiles to the next one */
-    uint32_t end;               /* the column behind the last */
+    uint16_t lines, width;      /* of tiles, of positions */
+    uint16_t end;               /* the column behind the last */
 } area;
 
 /* Compute an area of whole tiles. */
@@ -72,12 +72,12 @@ struct geometry {
     int32_t input_zero_point;
     range outputs;
     axis down, across;
-    int is_inside; /* no window reaches beyond the border at the left or right */
     run_tiles *wide;
-    uint32_t rows, columns; /* of a wide tile, 4 positions or a single one */
-    uint32_t second;        /* from the input of a tile's first position to that of its third */
-    way way;                /* in lanes, inputs are moved by 128 and have no sign */
-    parts whole; /* the rows all of whose windows have every row of the kernel */
+    uint32_t second;       /* from the input of a tile's first position to that of its third */
+    uint8_t rows, columns; /* of a wide tile, 4 positions or a single one */
+    uint8_t way;           /* a `way`; in lanes, inputs are moved by 128 and have no sign */
+    int8_t is_inside;      /* no window reaches beyond the border at the left or right */
+    parts whole;           /* the rows all of whose windows have every row of the kernel */
 };
 
 static inline int32_t value_of(const weight *w) { return (int16_t)w->value; }
@@ -417,32 +417,28 @@ static void choose_tile(geometry *g, uint32_t value_bits)
 #endif
 }
 
-static void add_part(const geometry *g, parts *p, run_tiles *run, uint32_t rows, uint32_t y, uint32_t y_end,
-                     uint32_t x, uint32_t x_end)
-{
-    if (y == y_end || x == x_end)
-        return;
-    p->run[p->count] = run;
-    p->areas[p->count++] = (area){
-        .from = y * g->stride_y + x * g->stride_x,
-        .to = y * g->pitch + x,
-        .lines = (y_end - y) / rows,
-        .width = x_end - x,
-        .next_from = (int32_t)(rows * g->stride_y) - (int32_t)((x_end - x) * g->stride_x),
-        .next_to = (int32_t)(rows * g->pitch - (x_end - x)),
-        .end = x_end,
-    };
-}
-
-/* Output rows y..end - 1: wide tiles, and single positions at the right and below. */
-static parts divide(const geometry *g, uint32_t y, uint32_t end)
+/* One of the parts of output rows y..end - 1: wide tiles, and single positions at the right and below. NULL if empty. */
+static run_tiles *part(const geometry *g, uint32_t number, uint32_t y, uint32_t end, area *a)
 {
     const uint32_t y_whole = end - (end - y) % g->rows, x_whole = g->width - g->width % g->columns;
-    parts p = {0};
-    add_part(g, &p, g->wide, g->rows, y, y_whole, 0, x_whole);
-    add_part(g, &p, positions, 1, y, y_whole, x_whole, g->width);
-    add_part(g, &p, positions, 1, y_whole, end, 0, g->width);
-    return p;
+    const uint32_t x = number == 1 ? x_whole : 0, x_end = number == 0 ? x_whole : g->width;
+    const uint32_t rows = number == 0 ? g->rows : 1;
+    if (number == 2)
+        y = y_whole;
+    else
+        end = y_whole;
+    if (y == end || x == x_end)
+        return NULL;
+    *a = (area){
+        .from = y * g->stride_y + x * g->stride_x,
+        .to = y * g->pitch + x,
+        .next_from = (int32_t)(rows * g->stride_y) - (int32_t)((x_end - x) * g->stride_x),
+        .next_to = (int32_t)(rows * g->pitch - (x_end - x)),
+        .lines = (uint16_t)((end - y) / rows),
+        .width = (uint16_t)(x_end - x),
+        .end = (uint16_t)x_end,
+    };
+    return number == 0 ? g->wide : positions;
 }
 
 static void run_parts(const geometry *g, const channel *k, const parts *p)
@@ -466,7 +462,7 @@ static void run_cut_row(const geometry *g, const channel *k, uint32_t y)
     const span s = taps_inside(&g->down, y);
     channel cut = *k;
     cut.taps = k->taps + s.from * k->columns;
-    cut.rows = s.end - s.from;
+    cut.rows = (uint8_t)(s.end - s.from);
     cut.from = first_of(k, cut.taps);
     cut.end = first_of(k, cut.taps + cut.rows * k->columns);
     cut.scale.bias += g->input_zero_point * (weights_between(k->row, cut.from) +
@@ -478,11 +474,15 @@ static void run_cut_row(const geometry *g, const channel *k, uint32_t y)
             to[x] = to[0];
         return;
     }
-    const parts row = divide(g, y, y + 1);
     weight *const before = cut.from - 1; /* has the value 0 for a while */
     const weight kept = *before;
     prepare(g, &cut);
-    run_parts(g, &cut, &row);
+    for (uint32_t i = 0; i < MOST_PARTS; i++) {
+        area a;
+        run_tiles *const run = part(g, i, y, y + 1, &a);
+        if (run)
+            run(g, &cut, &a);
+    }
     *before = kept;
 }
 
@@ -762,12 +762,18 @@ static void run_sparse(const work *w, const form *f)
         return;
     }
     choose_tile(&g, rows.weights[1]);
-    g.whole = divide(&g, g.down.whole_from, g.down.whole_end);
+    for (uint32_t i = 0; i < MOST_PARTS; i++) {
+        parts *const p = &g.whole;
+        p->run[p->count] = part(&g, i, g.down.whole_from, g.down.whole_end, &p->areas[p->count]);
+        p->count += p->run[p->count] != NULL;
+    }
+    const uint32_t inputs = in->channels * in->plane, outputs = out->channels * out->plane;
+    const int stays = out->offset >= in->offset + inputs || in->offset >= out->offset + outputs;
     if (g.way == IN_LANES)
-        flip_signs(first_row, in->channels * in->plane);
+        flip_signs(first_row, inputs);
     run_map(&g, &rows, &k, f);
-    if (g.way == IN_LANES)
-        flip_signs(first_row, in->channels * in->plane);
+    if (g.way == IN_LANES && stays) /* else outputs lie over inputs, which nothing reads any more */
+        flip_signs(first_row, inputs);
     if (split)
         merge_columns(in, first_row);
 }

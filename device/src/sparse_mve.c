@@ -5,6 +5,7 @@
  *
  * Windows that reach beyond the border of the input are summed one by one; what lies there counts as the zero point. */
 #include "mve.h"
+#include "rows.h"
 #include "windows.h"
 
 #if ENTROPI_MVE

@@ -1,5 +1,5 @@
 /* A learned head in a store of two slots. docs/storage.md describes the record, and why a power cut is safe. */
-#include "internal.h"
+#include "head.h"
 
 enum {
     UNIT = ENTROPI_STORE_UNIT, /* of the header, and of all that is written */

@@ -1,6 +1,6 @@
 /* The head's weights and momentum as block floats, and all that is done to them. It is integer arithmetic on mantissas:
  * the same bits on every core, and fast without an FPU. docs/learning.md has the derivation. */
-#include "internal.h"
+#include "head.h"
 
 enum {
     LOWEST_EXPONENT = -60,
@@ -404,7 +404,7 @@ void add_sample(const linear_head *h, int32_t *gradient, const int8_t *x, const 
     add_part(h, gradient, x, errors, 0, h->features);
 }
 
-static uint32_t largest(const int32_t *words, uint32_t count)
+NOT_INLINED uint32_t largest(const int32_t *words, uint32_t count)
 {
     int32_t found = 0;
     UNROLLED(4)
@@ -425,7 +425,7 @@ static uint32_t largest_short(const int16_t *halves, uint32_t count)
     return (uint32_t)found << 16;
 }
 
-static void halve(int32_t *words, uint32_t count)
+NOT_INLINED void halve(int32_t *words, uint32_t count)
 {
     UNROLLED(4)
     for (const int32_t *end = words + count; words < end; words++)
@@ -520,10 +520,14 @@ static mean_factor factor_of(uint32_t batch, uint32_t pending)
 {
     if (batch == pending)
         return (mean_factor){0, 0};
-    int shift = 30;
-    while ((batch / pending) >> (31 - shift))
-        shift--;
-    return (mean_factor){(int64_t)((((uint64_t)batch << shift) + pending / 2) / pending), shift};
+    uint32_t quotient = batch / pending, rest = batch % pending;
+    int shift = 0;
+    for (; shift < 30 && quotient < 1u << 30; shift++) { /* bit by bit: a division of 64 bits takes 1.4 KB of flash */
+        const int one = rest >= pending - rest;
+        quotient = quotient * 2 + (uint32_t)one;
+        rest = one ? rest - (pending - rest) : rest * 2;
+    }
+    return (mean_factor){(int64_t)quotient + (rest + pending / 2 >= pending), shift};
 }
 
 static inline int32_t apply_factor(int32_t sum, mean_factor f)

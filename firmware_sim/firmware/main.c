@@ -8,6 +8,9 @@
 #include "protocol.h"
 #include "startup.h"
 
+/* So that one command does not take the stack of all. */
+#define OUT_OF_LINE static __attribute__((noinline))
+
 typedef enum {
     COMMAND_INFO = 1, /* -> entropi_info; bytes of: entropi, arena, frame buffer, stack; the image's CRC; core, compiler */
     COMMAND_OPEN,     /* head config, arena length u32 -> entropi_need; the arena is capped at what the board has */
@@ -88,7 +91,7 @@ static uint64_t stop_clock(void)
     return port_ticks() - started;
 }
 
-static void info(frame_reply *reply)
+OUT_OF_LINE void info(frame_reply *reply)
 {
     static const char text[] = ENTROPI_CORE ", " __VERSION__;
     entropi_info i = {0};
@@ -116,7 +119,7 @@ static void info(frame_reply *reply)
     reply->length = length_to(&c);
 }
 
-static void open(uint16_t length, frame_reply *reply)
+OUT_OF_LINE void open(uint16_t length, frame_reply *reply)
 {
     if (length != 38) {
         reply->status = ENTROPI_E_ARGUMENT;
@@ -150,7 +153,7 @@ static void open(uint16_t length, frame_reply *reply)
     reply->length = length_to(&c);
 }
 
-static void encode(uint16_t length, frame_reply *reply)
+OUT_OF_LINE void encode(uint16_t length, frame_reply *reply)
 {
     const uint32_t features = size(feature_buffer, feature_end);
     start_clock();
@@ -184,7 +187,7 @@ static void observe(void *context, const entropi_activation *a)
     r->started = port_ticks();
 }
 
-static void layers(uint16_t length, frame_reply *reply)
+OUT_OF_LINE void layers(uint16_t length, frame_reply *reply)
 {
     if (length < 2)
         return;
@@ -201,7 +204,7 @@ static void layers(uint16_t length, frame_reply *reply)
         reply->status = ENTROPI_E_ARGUMENT;
 }
 
-static void predict(uint16_t length, frame_reply *reply)
+OUT_OF_LINE void predict(uint16_t length, frame_reply *reply)
 {
     uint16_t label = 0;
     float score = 0;
@@ -214,7 +217,7 @@ static void predict(uint16_t length, frame_reply *reply)
     reply->length = length_to(&c);
 }
 
-static void learn(uint16_t length, frame_reply *reply)
+OUT_OF_LINE void learn(uint16_t length, frame_reply *reply)
 {
     if (length < 2) {
         reply->status = ENTROPI_E_ARGUMENT;
@@ -231,7 +234,7 @@ static void learn(uint16_t length, frame_reply *reply)
     reply->length = length_to(&c);
 }
 
-static void head(uint16_t length, frame_reply *reply)
+OUT_OF_LINE void head(uint16_t length, frame_reply *reply)
 {
     float parameters[sizeof returned / sizeof(float)];
     cursor c = {frame_buffer};
@@ -250,7 +253,7 @@ static void head(uint16_t length, frame_reply *reply)
 }
 
 /* entropi_save or entropi_restore. */
-static void use_store(entropi_status (*function)(entropi *, const entropi_store *), frame_reply *reply)
+OUT_OF_LINE void use_store(entropi_status (*function)(entropi *, const entropi_store *), frame_reply *reply)
 {
     const entropi_store store = flash_store();
     start_clock();

@@ -141,7 +141,7 @@ def test_the_runtime_stays_inside_its_arena(bytes_per_parameter):
         {"classes": 1}, {"classes": 70000}, {"batch": 0}, {"bytes_per_parameter": 6}, {"learning_rate": 0.0},
         {"learning_rate": float("nan")}, {"momentum": 1.0}, {"weight_decay": -1.0}, {"bytes_per_parameter": 4},
         {"weight_decay": 2.0}, {"learning_rate_decay": -1.0}, {"new_classes": 5}, {"replay": 70000}, {"seed": -1},
-        {"steps": 1 << 32},
+        {"learning_rate": 1e-10}, {"steps": 1 << 32},
     ],
 )  # fmt: skip
 def test_a_head_out_of_range_is_refused(change):

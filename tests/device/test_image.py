@@ -16,10 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import conv_layer, reference, requantise, residual_network, write
 
-from entropi.device import Bundle, DeviceError, HeadConfig, HostDevice, describe, toolchain
+from entropi.device import SMALLEST_HEAD, Bundle, DeviceError, HostDevice, describe, toolchain
 from entropi.device.bundle import Preprocessing
 from entropi.device.library import CInfo, kernels_source
-from entropi.export import image as image_module
 from entropi.export.image import Centering, write_image
 from entropi.export.integer import CONV, Layer, Network, Tensor, quantise_multiplier
 from entropi.export.plan import Place
@@ -36,7 +35,7 @@ def network() -> Network:
 
 def open_image(image: bytes) -> HostDevice:
     bundle = Bundle(Path(), image, {}, Preprocessing((0.0,) * 3, (1.0,) * 3, 1 / 255, -128))
-    return HostDevice(bundle, "1MiB", head=HeadConfig(classes=2, batch=1))
+    return HostDevice(bundle, "1MiB", head=SMALLEST_HEAD)
 
 
 def write_optimized(network: Network, optimize: str) -> tuple[bytes, set[str]]:
@@ -108,10 +107,8 @@ def test_a_border_changes_no_byte(form, width, stride):
 
 def lay_out(network: Network, places: dict[int, Place], form: int) -> bytes:
     """The image with this plan and form of weights, whatever the exporter would choose."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(image_module, "plan", lambda *_: (places, max(place.end for place in places.values())))
-        patch.setattr(image_module, "forms", lambda weight: [forms(weight)[form]])
-        return write(network)
+    end = max(place.end for place in places.values())
+    return write(network, plan=lambda *_: (places, end), forms=lambda weight: [forms(weight)[form]])
 
 
 def clipped_image() -> bytes:

@@ -9,16 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from networks import residual_network, write
+from qemu import MACHINES
 
 from entropi.device.bundle import Bundle, Preprocessing
-from entropi.device.library import describe
 from entropi.device.session import HeadConfig
 from entropi.device.toolchain import CORES, GCC, ZIG, Compiler, compile_object, run
 from entropi.export.image import Centering, write_image
 from entropi.export.integer import CONV, MEAN, Layer, Network, Tensor, quantise_multiplier
-from entropi.firmware_sim.boards import Board, board
+from entropi.firmware_sim.boards import Board, BoardError, board
 from entropi.firmware_sim.build import FIRMWARE, Firmware, build_firmware, link
-from entropi.firmware_sim.emulator import Emulator
+from entropi.firmware_sim.emulator import MODELS, Emulator
+from entropi.firmware_sim.qemu import Qemu, check_emulated
 from entropi.firmware_sim.session import FramedDevice
 
 BOARD_OF = {
@@ -91,6 +92,17 @@ def either(request) -> Board:
     return board(BOARD_OF[request.param])
 
 
+@pytest.fixture(params=["cortex-m0plus", "cortex-m4f", "cortex-m55"])
+def each_kernel(request) -> Board:
+    """A board for each way the kernels are written: in plain C, with DSP instructions, with vectors."""
+    on = MACHINES["cortex-m55"] if request.param == "cortex-m55" else board(BOARD_OF[request.param])
+    try:
+        check_emulated(on)
+    except BoardError as error:
+        pytest.skip(str(error))
+    return on
+
+
 @cache
 def gcc_is_installed() -> bool:
     """Whether arm-none-eabi-gcc is there with its C library."""
@@ -109,14 +121,17 @@ def compiler(request) -> Compiler:
 @pytest.fixture
 def open_on():
     """Open a bundle on an emulated board, its firmware made by any compiler."""
+    opened = []
 
-    def opened(bundle: Bundle, on: Board, compiler: Compiler, head: HeadConfig, arena: int) -> FramedDevice:
-        info = describe(bundle.image)
-        inputs = info.channels * info.height * info.width
-        firmware = build_firmware(bundle.image, on, arena, inputs, info.features, compiler=compiler)
-        return FramedDevice(bundle, Emulator(on, firmware.elf), head, arena)
+    def open_device(bundle: Bundle, on: Board, compiler: Compiler, head: HeadConfig, arena: int) -> FramedDevice:
+        firmware = build_firmware(bundle.image, on, arena, compiler=compiler)
+        opened.append((Emulator if on.core in MODELS else Qemu)(on, firmware.elf))
+        return FramedDevice(bundle, opened[-1], head, arena)
 
-    return opened
+    yield open_device
+    for emulator in opened:
+        if isinstance(emulator, Qemu):
+            emulator.close()
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from entropi.firmware_sim.build import FIRMWARE, STACK_MINIMUM, build_firmware, 
 LARGE = 600_000  # bytes, more than the nucleo's flash
 
 
-def make_image(seed: int = 0) -> bytes:
-    network = residual_network(seed)
+def make_image(seed: int = 0, **shape: int) -> bytes:
+    network = residual_network(seed, **shape)
     return write_image(network, Centering(np.zeros(network.tensors[network.output].channels, np.int8), 1.0))[0]
 
 
@@ -31,14 +31,14 @@ IMAGE = make_image()
 
 
 def build(board, image=IMAGE, arena=4096, compiler=ZIG):
-    return build_firmware(image, board, arena, 3072, 512, compiler=compiler)
+    return build_firmware(image, board, arena, compiler=compiler)
 
 
 def test_every_byte_of_ram_and_flash_is_accounted_for(nucleo, compiler):
     firmware = build(nucleo, compiler=compiler)
     assert sum(firmware.ram.values()) == nucleo.ram.length
     assert firmware.ram["arena"] == 4096
-    assert firmware.ram["buffers"] == 3592  # an input behind 2 bytes, and 512 features; a multiple of 8
+    assert firmware.ram["buffers"] == 272  # an input of 3 x 9 x 9 behind 2 bytes, and 24 features; each a multiple of 8
     assert firmware.flash["image"] == -(-len(IMAGE) // 8) * 8
     assert firmware.symbols["image_end"] - firmware.symbols["image_start"] == len(IMAGE)
     assert firmware.symbols["data_load"] + firmware.flash["data"] == nucleo.flash.origin + sum(firmware.flash.values())
@@ -90,7 +90,7 @@ def test_both_overflow(nucleo, compiler):
 
 
 def test_what_firmware_needs_is_what_the_linker_asks_of_every_board():
-    linked = {core: build_without_limits(padded(IMAGE, LARGE), core, 200_000, 3072, 512) for core in CORES}
+    linked = {core: build_without_limits(padded(IMAGE, LARGE), core, 200_000) for core in CORES}
     refused = []
     for board in boards().values():
         flash, ram = linked[board.core].needed
@@ -119,8 +119,8 @@ def test_a_compiler_that_is_not_there(nucleo):
 
 
 def test_input_that_no_frame_holds(nucleo):
-    with pytest.raises(BoardError, match="a frame of 70002 bytes exceeds 65535; export with a smaller input"):
-        build_firmware(IMAGE, nucleo, 4096, input_bytes=70_000, feature_bytes=10)
+    with pytest.raises(BoardError, match="a frame of 70229 bytes exceeds 65535; export with a smaller input"):
+        build(nucleo, make_image(size=153))
 
 
 def test_kernels_that_the_image_does_not_need_are_left_out(nucleo, compiler, tmp_path):

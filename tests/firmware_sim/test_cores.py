@@ -1,8 +1,10 @@
 """The same lesson on every core, made by every compiler: the bits are the host's."""
 
 import zlib
+from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from entropi.device.runtime import HostDevice
 from entropi.device.session import HeadConfig
@@ -28,6 +30,25 @@ def test_features_and_learned_weights_are_the_hosts(every_layer, every_core, com
         assert device.head().tobytes() == host.head().tobytes()
         crcs = [run.crc for run in device.run_layers(values)]
         assert crcs == [zlib.crc32(layer.tobytes()) for layer in host.encode_layers(values)]
+
+
+@pytest.mark.parametrize(
+    ("core", "flags"),
+    [
+        ("cortex-m0plus", "-Os"),
+        ("cortex-m0plus", "-O3"),
+        ("cortex-m4f", "-O3"),
+        ("cortex-m4f", "-Os -mno-unaligned-access"),
+        ("cortex-m4f", "-Os -DENTROPI_NO_ASSEMBLY"),
+    ],
+)
+def test_features_are_the_hosts_with_other_flags(every_layer, board_of, compiler, core, flags, open_on):
+    level, *more = flags.split()
+    changed = replace(compiler, optimisation=level, cores={core: (*compiler.cores[core], *more)})
+    values = np.random.default_rng(4).integers(-128, 128, (3, 8, 8)).astype(np.int8)
+    host = HostDevice(every_layer, ARENA, head=HEAD)
+    with open_on(every_layer, board_of[core], changed, HEAD, ARENA) as device:
+        np.testing.assert_array_equal(device.encode(values), host.encode(values))
 
 
 def test_two_sessions_take_the_same_instructions(every_layer, every_core, compiler, open_on):

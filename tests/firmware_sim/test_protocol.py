@@ -59,7 +59,7 @@ def test_payload_too_long_for_a_frame():
 
 @pytest.fixture(scope="module")
 def firmware(bundle):
-    return build_firmware(bundle.image, board("nucleo-f446re"), ARENA, 3 * 8 * 8, 8)
+    return build_firmware(bundle.image, board("nucleo-f446re"), ARENA)
 
 
 @pytest.fixture

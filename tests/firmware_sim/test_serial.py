@@ -21,12 +21,12 @@ from entropi.firmware_sim.session import FramedDevice, Simulator
 
 BUDGET = 8192
 HEAD = HeadConfig(3, batch=2, bytes_per_parameter=8, learning_rate=0.05, momentum=0.9)
-SIZES = (3 * 8 * 8, 8)  # bytes of an input and of features
+INPUT_BYTES = 3 * 8 * 8
 
 
 @pytest.fixture(scope="module")
 def firmware(bundle):
-    return build_firmware(bundle.image, board("nucleo-f446re"), BUDGET, *SIZES)
+    return build_firmware(bundle.image, board("nucleo-f446re"), BUDGET)
 
 
 def lesson(device, count: int) -> tuple[list, bytes]:
@@ -68,7 +68,7 @@ def test_a_frame_that_a_killed_session_left_half_written_does_not_hold_up_the_ne
     with PtyBoard(firmware) as at:
         for cut in (1, 5, 20, 190):
             transport = SerialTransport(at.port)
-            transport.send(Frame(Command.ENCODE, 9, bytes(SIZES[0])).encode()[:cut])
+            transport.send(Frame(Command.ENCODE, 9, bytes(INPUT_BYTES)).encode()[:cut])
             transport.close()
             started = time.monotonic()
             with SerialDevice(bundle, at.port, budget=BUDGET, head=HEAD) as device:
@@ -188,7 +188,7 @@ EXAMPLE = FIRMWARE / "ports" / "stm32f446_usart2.c"
 
 def test_the_example_port_runs_a_session_over_its_uart(bundle):
     """The real firmware on a model of the registers that the reference manual describes, bytes at the baud rate."""
-    built = build_firmware(bundle.image, board("nucleo-f446re"), BUDGET, *SIZES, port=EXAMPLE)
+    built = build_firmware(bundle.image, board("nucleo-f446re"), BUDGET, port=EXAMPLE)
     usart = UsartBoard(built)
     device = FramedDevice(bundle, usart, HEAD, BUDGET)
     host = HostDevice(bundle, BUDGET, head=HEAD)

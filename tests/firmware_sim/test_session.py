@@ -1,13 +1,10 @@
 import json
 import zlib
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 import pytest
-from networks import residual_network, write
 
-from entropi.device.bundle import Bundle, Preprocessing
 from entropi.device.library import measure
 from entropi.device.runtime import HostDevice
 from entropi.device.session import DeviceError, HeadConfig
@@ -38,15 +35,6 @@ def test_board_and_host_agree_bit_for_bit(bundle):
         for image, _ in samples(3):
             assert device.predict(image) == host.predict(image)
         assert device.accuracy(samples(5)) == host.accuracy(samples(5))
-
-
-@pytest.fixture(scope="module")
-def every_layer() -> Bundle:
-    """A network of every kind of layer."""
-    network = residual_network(seed=6, channels=4, size=8)
-    return Bundle(
-        Path(), write(network), {}, Preprocessing((0.0,) * 3, (1.0,) * 3, 0.05, network.tensors[0].zero_point)
-    )
 
 
 def test_every_kind_of_layer_is_the_same_on_the_board(every_layer):
