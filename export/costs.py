@@ -23,7 +23,8 @@ from entropi.export.rows import FORM_BYTES, SHIFT_BYTE
 
 COSTS = Path(__file__).with_name("costs.json")
 DEFAULT_CORE = "cortex-m4f"
-VECTOR_CORE = "cortex-m55"  # runs sparse_mve.c and usual_mve.c
+VECTOR_CORE = "cortex-m55"  # runs sparse_mve.c, usual_mve.c and dense.c's vectors
+PAIR_CORES = ("cortex-m4f", "cortex-m7", "cortex-m33")  # dense.c widens inputs to pairs of 16 bits
 ELEMENTWISE = ("add", "sub", "mul")
 VECTOR_BYTES = 16
 PART = 64  # values that an elementwise layer takes at a time
@@ -32,7 +33,7 @@ SPLIT_PAYS, MOST_SPLIT = 64, 128  # as sparse.c has them
 MOST_COLUMNS = 128  # of a max pool's windows side by side (usual.c)
 TILE = 4  # output positions that dense convolutions take at a time
 WAITING = 64  # sums that they keep
-GATHERED_BYTES = 512  # of inputs, two bytes each
+GATHERED_BYTES = 512  # of inputs
 SCALES_HEADER = 4  # bytes of a convolution's parameters before the first row's
 LANE_BITS = 5  # most bits of a weight for lanes (sparse.c)
 
@@ -266,35 +267,41 @@ def _sparse(record: Record) -> Counter[str]:
     return found
 
 
-def _slices(record: Record, positions: int) -> list[int]:
-    """Fours of weights of each slice that a row is taken in at so many positions at once (dense.c)."""
+def _room(record: Record, core: str) -> int:
+    """Input channels of one position that a slice of a row has room for (dense.c)."""
+    return GATHERED_BYTES // (2 if core in PAIR_CORES else 1) // math.prod(record.kernel)
+
+
+def _slices(record: Record, positions: int, core: str) -> list[int]:
+    """How many times weights are taken, 4 or by vectors 16 at once, of each slice of a row at so many positions."""
     taps, channels = math.prod(record.kernel), record.source.channels // record.groups
-    room = GATHERED_BYTES // 2 // taps // positions
+    room = _room(record, core) // positions
     counts = [min(room, channels - first) for first in range(0, channels, room)]
-    return [-(-count * taps // 4) for count in counts]
+    return [-(-count * taps // (VECTOR_BYTES if core == VECTOR_CORE else 4)) for count in counts]
 
 
-def _dense(record: Record) -> Counter[str]:
+def _dense(record: Record, core: str) -> Counter[str]:
     """The loops of dense.c. A tile is 4 positions, or a single one."""
     out, (height, width), groups = record.out, record.kernel, record.groups
     taps, channels, rows = height * width, record.source.channels // groups, out.channels // groups
-    tiled = out.positions // TILE if GATHERED_BYTES // 2 // taps >= TILE else 0
+    tiled = out.positions // TILE if _room(record, core) >= TILE else 0
+    weights = "sixteen weights" if core == VECTOR_CORE else "four weights"
     inside = [_inside(record, axis) for axis in (0, 1)]
-    outside = [taken - met for taken, met in zip((height, width), inside, strict=True)]
+    outside = [there - met for there, met in zip((height, width), inside, strict=True)]
     found = Counter({"conv dense: row, output": out.values, "conv dense: group": groups})
     for positions, tiles in ((TILE, tiled), (1, out.positions - tiled * TILE)):
-        fours = _slices(record, positions) if tiles else []
+        taken = _slices(record, positions, core) if tiles else []
         blocks = -(-rows // (WAITING // positions))
-        gathered = tiles * groups * (blocks if len(fours) > 1 else 1)
+        gathered = tiles * groups * (blocks if len(taken) > 1 else 1)
         at = f"conv dense: {positions} at once"
-        at_once = rows if positions == TILE else -(-rows // TILE)
+        at_once = rows if positions == TILE or core == VECTOR_CORE else -(-rows // TILE)
         found[f"{at}, tile"] = tiles * groups
         found[f"{at}, row"] = tiles * groups * rows
         found[f"{at}, clamped row"] = tiles * groups * rows * record.clamped
-        found[f"{at}, block"] = gathered * len(fours)
-        found[f"{at}, slice of a row"] = tiles * groups * at_once * len(fours)
-        found[f"{at}, four weights"] = tiles * groups * at_once * sum(fours)
-        found[f"{at}, widened four"] = gathered * sum(fours)
+        found[f"{at}, block"] = gathered * len(taken)
+        found[f"{at}, slice of a row"] = tiles * groups * at_once * len(taken)
+        found[f"{at}, {weights}"] = tiles * groups * at_once * sum(taken)
+        found[f"{at}, widened four"] = gathered * sum(taken) * (core in PAIR_CORES)
         adjacent = sum(x % out.width + TILE <= out.width for x in range(0, tiled * TILE, TILE))
         kinds = {"positions": tiles}
         if taps == 1:
@@ -355,7 +362,7 @@ def _conv(record: Record, core: str) -> Counter[str]:
     if record.encoding != "dense":
         return _sparse_by_vectors(record) if core == VECTOR_CORE else _sparse(record)
     depthwise = _depthwise(record) if record.groups == record.source.channels else None
-    return _dense(record) if depthwise is None else depthwise
+    return _dense(record, core) if depthwise is None else depthwise
 
 
 def _elementwise(record: Record) -> dict[str, int]:

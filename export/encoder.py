@@ -19,7 +19,7 @@ from entropi.device.bundle import GOLDEN, IMAGE, REPORT, Bundle, Preprocessing
 from entropi.device.files import staged, write_atomically, write_json
 from entropi.device.library import measure
 from entropi.device.runtime import HostDevice
-from entropi.device.session import HeadConfig
+from entropi.device.session import SMALLEST_HEAD, HeadConfig
 from entropi.export import ridge, sgd, tflite, tflm
 from entropi.export.costs import DEFAULT_CORE, check_core
 from entropi.export.fidelity import cosine
@@ -100,6 +100,7 @@ def export_encoder(
     Raises ValueError (calibration of the wrong shape, weight_bits, core), UnsupportedError, ConversionError,
     ImageError, OnnxError, CheckError or QualityError.
     """
+    _check_folder(Path(out))
     check_bits(weight_bits)
     check_core(core)
     images = _draw(calibration, source.input_shape)
@@ -187,6 +188,7 @@ def export_model(
     are. Raises ValueError (images of the wrong shape, mean or std of the wrong length, weight_bits, core),
     UnsupportedError, ConversionError, ImageError or CheckError.
     """
+    _check_folder(Path(out))
     check_bits(weight_bits)
     check_core(core)
     on_stage("reading")
@@ -224,6 +226,7 @@ def export_pixels(calibration: ImageSet, out: str | Path) -> Bundle:
 
     Images are uint8 [N, C, H, W]; the int8 features are pixel - 128.
     """
+    _check_folder(Path(out))
     images = _draw(calibration, calibration.images.shape[1:])
     channels, height, width = images.seen.shape[1:]
     network = Network({0: Tensor(channels, height, width, 1 / 255, -128)}, 0, 0)
@@ -234,6 +237,14 @@ def export_pixels(calibration: ImageSet, out: str | Path) -> Bundle:
     with staged(Path(out), REPORT, OPTIONAL) as stage:
         _write(stage, None, image, layers, preprocessing, golden, {"name": "pixels", "checks": {}})
     return Bundle.open(out)
+
+
+def _check_folder(out: Path) -> None:
+    """Raise ValueError where files of somebody else's could be overwritten."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; give --out a folder")
+    if out.is_dir() and not (out / IMAGE).exists() and any(not path.name.startswith(".") for path in out.iterdir()):
+        raise ValueError(f"{out} is not empty and holds no {IMAGE}; give --out another folder")
 
 
 def _draw(calibration: ImageSet, shape: Sequence[int]) -> _Images:
@@ -272,9 +283,9 @@ def normalise(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -
 
 
 def _device(image: bytes, preprocessing: Preprocessing) -> HostDevice:
-    """The host runtime for encoding only: its head is the smallest there is."""
-    head = HeadConfig(classes=2, batch=1)
-    return HostDevice(Bundle(Path(), image, {}, preprocessing), measure(image, head).total, head=head)
+    """The host runtime for encoding only."""
+    need = measure(image, SMALLEST_HEAD)
+    return HostDevice(Bundle(Path(), image, {}, preprocessing), need.total, head=SMALLEST_HEAD)
 
 
 def _encode(image: bytes, preprocessing: Preprocessing, values: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -123,10 +124,12 @@ def _window_bytes(network: Network, layer: Layer, place: Place) -> int:
     return (source.channels - 1) * (place.bytes // source.channels) + (height - 1) * pitch + width
 
 
-def _store(network: Network, layer: Layer, places: dict[int, Place], optimize: Optimize, core: str) -> _Stored:
+def _store(
+    network: Network, layer: Layer, places: dict[int, Place], optimize: Optimize, core: str, forms: Sequence[Form]
+) -> _Stored:
     """A convolution in the form that `optimize` asks for, of two that cost the same the smaller one."""
     ways = []
-    for form in forms(layer.weight):
+    for form in forms:
         parameters = encode_scales(row_scales(layer, network.tensors[layer.output].zero_point, form.entries))
         size = form.bytes + len(parameters)
         cost = size if optimize == "size" else instructions(_record(network, layer, places, form), core)
@@ -152,13 +155,18 @@ def _record(network: Network, layer: Layer, places: dict[int, Place], form: Form
 
 
 def write_image(
-    network: Network, centering: Centering, optimize: Optimize = "size", core: str = DEFAULT_CORE
+    network: Network,
+    centering: Centering,
+    optimize: Optimize = "size",
+    core: str = DEFAULT_CORE,
+    plan: Callable[[Network, Optimize], tuple[dict[int, Place], int]] = plan,
+    forms: Callable[[np.ndarray], Sequence[Form]] = forms,
 ) -> tuple[bytes, list[LayerReport]]:
     """The image of a network and what each of its layers costs.
 
-    `optimize` says what counts where bytes and instructions conflict: weights are stored in the smallest way ("size"),
-    or in the one that takes the fewest instructions on `core` ("speed"), and tensors have borders as `plan` says.
-    Raises ImageError when a limit of the format is exceeded.
+    `optimize` says what counts where bytes and instructions conflict: of the `forms` of a weight, the smallest is
+    stored ("size"), or the one that takes the fewest instructions on `core` ("speed"), and tensors lie, with or without
+    borders, where `plan` says. Raises ImageError when a limit of the format is exceeded.
     """
     places, activation_bytes = plan(network, optimize)
     numbers = {index: number for number, index in enumerate(sorted(places))}
@@ -176,7 +184,7 @@ def write_image(
         _check(network, layer, places)
         encoding, weights_at, weights, stored = CLIPPED if layer.clipped else PADDED, 0, b"", None
         if layer.kind == CONV:
-            stored = _store(network, layer, places, optimize, core)
+            stored = _store(network, layer, places, optimize, core, forms(layer.weight))
             encoding, parameters, weights = stored.form.encoding, stored.parameters, stored.form.encode()
             if encoding != DENSE:
                 taps = layer.kernel[0] * layer.kernel[1]

@@ -104,7 +104,7 @@ def quantise_multiplier(real: float) -> tuple[int, int]:
 
 
 def requantise(x: np.ndarray, multiplier: np.ndarray | int, shift: np.ndarray | int) -> np.ndarray:
-    """round(x * multiplier / 2^31 * 2^shift) of int64 `x`, rounded twice as the device does (device/src/internal.h).
+    """round(x * multiplier / 2^31 * 2^shift) of int64 `x`, rounded twice as the device does (device/src/values.h).
 
     The caller sees to it that x * 2^shift stays within 32 bits, as the device's sums must.
     """

@@ -38,13 +38,22 @@ from entropi.export.integer import (
 from entropi.export.softmax import exponentials
 from entropi.export.tables import tabulate
 
+DAMAGED = (AttributeError, IndexError, KeyError, TypeError, ValueError)  # where a part is missing, or another instead
 UNARY = ("RELU", "RELU6", "LEAKY_RELU", "ELU", "HARD_SWISH", "LOGISTIC", "TANH", "QUANTIZE")
 RESHAPING = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
 
 
 def from_tflite(model: bytes) -> Network:
     """Read an int8 TFLite model. Raises UnsupportedError listing every operator the device does not know."""
-    return _Reader(model).read()
+    try:
+        return _Reader(model).read()
+    except UnsupportedError:
+        raise
+    except DAMAGED as error:
+        raise UnsupportedError(
+            f"these {len(model)} bytes are a damaged TFLite model ({type(error).__name__}: {error}); "
+            "convert the model anew"
+        ) from error
 
 
 class _Reader:
@@ -105,7 +114,7 @@ class _Reader:
                 handler(op, name)
             else:
                 self._problem(name, f"operator {operator}", "replace it by a supported one")
-        except Exception as error:  # a file may lack any part, or hold any other in its place
+        except DAMAGED as error:
             what = f"operator {operator} with these tensors and options ({type(error).__name__}: {error})"
             self._problem(name, what, "convert the model anew")
 

@@ -141,7 +141,7 @@ def row_scales(layer: Layer, zero_point: int, entries: np.ndarray) -> list[RowSc
 
 
 def _constants(layer: Layer, zero_point: int) -> list[int]:
-    """A convolution's outputs where every sum is the bias, in the device's arithmetic (requantise in internal.h)."""
+    """A convolution's outputs where every sum is the bias, in the device's arithmetic (requantise in values.h)."""
     multiplier, shift = np.array(layer.scales, np.int64).T
     shifted = (layer.bias.astype(np.int64) << np.maximum(shift, 0)).astype(np.int32).astype(np.int64)  # it may wrap
     scaled = requantise(shifted, multiplier, np.minimum(shift, 0))

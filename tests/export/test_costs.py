@@ -13,7 +13,6 @@ from tflite_model import Model
 from entropi.device.bundle import Bundle, Preprocessing
 from entropi.device.toolchain import CORES, ZIG
 from entropi.export import export_model
-from entropi.export import image as image_module
 from entropi.export.costs import check_core, costs, image_loops, predict, records
 from entropi.export.image import Centering, write_image
 from entropi.export.integer import CONV, Network, Tensor
@@ -76,9 +75,9 @@ def layer(density: float) -> Network:
     return Network(tensors, 0, 1, [linear])
 
 
-def stored(network: Network, core: str) -> tuple[Bundle, str]:
+def stored(network: Network, core: str, **decisions) -> tuple[Bundle, str]:
     """A network of one layer in the fastest form for a core, and that form's name."""
-    image, (report,) = write_image(network, Centering(np.zeros(64, np.int8), 0.01), "speed", core)
+    image, (report,) = write_image(network, Centering(np.zeros(64, np.int8), 0.01), "speed", core, **decisions)
     return Bundle(Path(), image, {}, Preprocessing((0.0,), (1.0,), 0.05, -7)), report.encoding
 
 
@@ -88,16 +87,14 @@ def break_even(core: str) -> float:
 
 
 @pytest.mark.parametrize("on", [*map(board, ("raspberry-pi-pico", "nucleo-f446re"))], ids=lambda on: on.core)
-def test_the_choice_is_the_cheaper_one_when_measured(on, monkeypatch):
+def test_the_choice_is_the_cheaper_one_when_measured(on):
     values = np.random.default_rng(0).integers(-128, 128, (64, 1, 1)).astype(np.int8)
     even = break_even(on.core)
     for density, expected in ((0.7 * even, "pairs"), (1.3 * even, "dense")):
         assert stored(layer(density), on.core)[1] == expected
         taken = {}
         for form in (DENSE, PAIRS, RICE):
-            with monkeypatch.context() as patch:
-                patch.setattr(image_module, "forms", lambda weight, form=form: [forms(weight)[form]])
-                bundle, name = stored(layer(density), on.core)
+            bundle, name = stored(layer(density), on.core, forms=lambda weight, form=form: [forms(weight)[form]])
             with open_encoder(bundle, on) as device:
                 device.encode(values)
                 taken[name] = device.ticks["encode"].last

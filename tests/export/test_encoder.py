@@ -187,3 +187,13 @@ def test_pixels_are_an_encoder_without_layers(images, tmp_path):
     golden = bundle.golden()
     assert sorted(golden) == ["features", "input"]
     np.testing.assert_array_equal(golden["features"], golden["input"].reshape(4, -1))
+
+
+def test_somebody_elses_files_stay(images, tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(ValueError, match=r"is not empty and holds no encoder\.entropi; give --out another folder"):
+        export_pixels(images, tmp_path)
+    with pytest.raises(ValueError, match=r"README\.md is a file; give --out a folder"):
+        export_pixels(images, tmp_path / "README.md")
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+    assert (tmp_path / "README.md").read_text() == "mine"

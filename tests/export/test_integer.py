@@ -90,7 +90,7 @@ def test_a_window_span_holds_every_index_that_meets_data(size, out, kernel, stri
 @example((2, 2), (3, 3), (1, 1), True, (0,) * 4, 127, 0)
 @example((2, 2), (3, 3), (2, 2), False, (1,) * 4, -20, 0)
 @example((2, 2), (3, 3), (2, 2), True, (0,) * 4, -20, 0)
-def testcroppedping_andfoldeding_change_nothing(size, kernel, stride, same, pads, zero_point, seed):
+def test_cropping_and_folding_change_nothing(size, kernel, stride, same, pads, zero_point, seed):
     """Before: sums of w * (x - zero point) with zeros around. After: fewer taps, no zero point, a border."""
     rng = np.random.default_rng(seed)
     if same:

@@ -79,10 +79,12 @@ def test_an_export_that_costs_too_much_is_refused_and_leaves_the_folder_as_it_wa
         first = source.encoder().eval()(torch.from_numpy(normal.astype(np.float32)))[:, 0].numpy()
     labelled = Split(pixels, (first > np.median(first)).astype(np.int64))
     (tmp_path / "build").mkdir()
-    (tmp_path / "build" / "kept").write_text("old")
+    for name in ("encoder.entropi", "kept"):
+        (tmp_path / "build" / name).write_text("old")
     with pytest.raises(QualityError, match="--max-drop allows -100"):
         export_encoder(source, labelled, tmp_path / "build", max_drop=-100)
-    assert [path.name for path in tmp_path.rglob("*")] == ["build", "kept"]
+    files = {path.name: path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+    assert files == {"encoder.entropi": "old", "kept": "old"}
     made = export_encoder(source, labelled, tmp_path / "build", max_drop=3)
     head = made.report["head"]
     assert head["images"] == 200 and head["float32"] > 0.8 and abs(head["drop"]) < 5

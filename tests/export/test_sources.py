@@ -116,7 +116,8 @@ def build(project: Path, folder: Path, readme: dict, port: str, definitions: dic
         + prelude
         + readme["cmake"][0]
     )
-    cmake(project, {"CMAKE_C_FLAGS": FLAGS, "CMAKE_BUILD_TYPE": "MinSizeRel", **definitions})
+    of_the_project = {"CMAKE_C_FLAGS": FLAGS, "CMAKE_BUILD_TYPE": "MinSizeRel", "CMAKE_UNITY_BUILD": "ON"}
+    cmake(project, {**of_the_project, **definitions})
     return project / "build" / "firmware"
 
 
@@ -191,7 +192,10 @@ def test_the_readmes_main_links_for_every_core_with_zig(folder, readme, tmp_path
     assert_arm(build(tmp_path / "firmware", folder, readme, BARE_PORT, definitions | bare()))
 
 
-@pytest.mark.skipif(not ARM_GCC, reason="arm-none-eabi-gcc is not installed")
+@pytest.mark.skipif(
+    not ARM_GCC,
+    reason="arm-none-eabi-gcc is not installed (Debian: gcc-arm-none-eabi libnewlib-arm-none-eabi)",
+)
 def test_the_readmes_main_links_with_arm_gcc(folder, readme, tmp_path):
     (tmp_path / "firmware").mkdir()
     definitions = {"CMAKE_C_COMPILER": ARM_GCC, "CMAKE_C_FLAGS": f"{FLAGS} {ARM_GCC_FLAGS}", **bare()}
