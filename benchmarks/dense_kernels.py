@@ -1,38 +1,39 @@
-"""What a multiply-accumulate of dense layers takes on a Cortex-M4F, with every compiler that is installed.
+"""What a multiply-accumulate of dense layers takes on a Cortex-M4F and an M55, with every compiler that is installed.
 
     python benchmarks/dense_kernels.py [BUNDLE ...]
 
 Layers with random weights of many shapes, each in an image of its own, without borders and, what `--optimize speed`
 asks for, with them; then whole networks. Everything is counted: gathering, padding, scaling. Outputs must be those of
-the same C on this host, or the bundle's golden ones, byte for byte. Beside them stand CMSIS-NN's counts, as our
-reference notes give them. Writes results/dense_kernels.json.
+the same C on this host, or the bundle's golden ones, byte for byte. Beside them stand CMSIS-NN's counts on an M4, as
+our reference notes give them. What does not fit the M55's board is left out. Writes results/dense_kernels.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from encoder_instructions import emulated_cores, firmware_of, open_emulator
 
-from entropi.device import Bundle, HeadConfig, HostDevice, describe, measure
+from entropi.device import SMALLEST_HEAD, Bundle, HostDevice, measure
 from entropi.device.bundle import Preprocessing
 from entropi.device.files import write_json
 from entropi.device.toolchain import CORES, GCC, ZIG, Compiler
-from entropi.export import image as image_module
 from entropi.export.image import Centering, write_image
 from entropi.export.integer import CONV, Layer, Network, Tensor, quantise_multiplier
 from entropi.export.rows import DENSE, forms
-from entropi.firmware_sim.build import build_without_limits
-from entropi.firmware_sim.emulator import Emulator
+from entropi.firmware_sim.boards import BoardError
 from entropi.firmware_sim.session import FramedDevice
 from entropi.host.provenance import provenance
 
 ROOT = Path(__file__).resolve().parents[1]
-CORE = "cortex-m4f"
-HEAD = HeadConfig(classes=2, batch=1)
+MEASURED = ("cortex-m4f", "cortex-m55")
 ZERO_POINT = -20
 
 
@@ -89,27 +90,22 @@ CASES = (
 
 def dense_image(network: Network, optimize: str) -> tuple[bytes, list]:
     """The image with dense weights, whatever takes less."""
-    chosen = image_module.forms
-    image_module.forms = lambda weight: [forms(weight)[DENSE]]
-    try:
-        values = int(np.prod(network.tensors[network.output].shape))
-        return write_image(network, Centering(np.zeros(values, np.int8), 0.01), optimize)
-    finally:
-        image_module.forms = chosen
+    values = int(np.prod(network.tensors[network.output].shape))
+    centering = Centering(np.zeros(values, np.int8), 0.01)
+    return write_image(network, centering, optimize, forms=lambda weight: [forms(weight)[DENSE]])
 
 
-def instructions(bundle: Bundle, values: np.ndarray, compiler: Compiler) -> list[int]:
+def instructions(bundle: Bundle, values: np.ndarray, core: str, compiler: Compiler) -> list[int]:
     """Of each layer. The firmware's features must be those of the C in this process."""
-    info, arena = describe(bundle.image), measure(bundle.image, HEAD).total
-    firmware = build_without_limits(bundle.image, CORE, arena, values.size, info.features, compiler)
-    with FramedDevice(bundle, Emulator(firmware.board, firmware.elf), HEAD, arena) as board:
-        features, runs = board.encode(values), board.run_layers(values)
-    with HostDevice(bundle, arena, head=HEAD) as here:
+    firmware, arena = firmware_of(bundle, core, compiler), measure(bundle.image, SMALLEST_HEAD).total
+    with open_emulator(firmware) as on, FramedDevice(bundle, on, SMALLEST_HEAD, arena) as device:
+        features, runs = device.encode(values), device.run_layers(values)
+    with HostDevice(bundle, arena, head=SMALLEST_HEAD) as here:
         np.testing.assert_array_equal(features, here.encode(values))
     return [run.ticks for run in runs]
 
 
-def case_result(case: Case, compiler: Compiler) -> dict:
+def case_result(case: Case, core: str, compiler: Compiler) -> dict:
     network, values = case.layer(np.random.default_rng(0))
     result = {"layer": case.name, "channels": case.channels, "out_channels": case.out_channels}
     source = network.tensors[0]
@@ -117,14 +113,14 @@ def case_result(case: Case, compiler: Compiler) -> dict:
         image, reports = dense_image(network, optimize)
         preprocessing = Preprocessing((0.0,), (1.0,), source.scale, source.zero_point)
         bundle = Bundle(Path(), image, {"layers": [asdict(report) for report in reports]}, preprocessing)
-        (taken,) = instructions(bundle, values, compiler)
+        (taken,) = instructions(bundle, values, core, compiler)
         result |= {"macs": reports[0].macs, name: taken, f"{name}_a_mac": round(taken / reports[0].macs, 3)}
-    return result | ({"cmsis_nn_a_mac": case.cmsis_nn} if case.cmsis_nn else {})
+    return result | ({"cmsis_nn_on_an_m4_a_mac": case.cmsis_nn} if case.cmsis_nn else {})
 
 
-def bundle_result(path: Path, compiler: Compiler) -> dict:
+def bundle_result(path: Path, core: str, compiler: Compiler) -> dict:
     bundle = Bundle.open(path)
-    taken = instructions(bundle, bundle.golden()["input"][0], compiler)
+    taken = instructions(bundle, bundle.golden()["input"][0], core, compiler)
     layers = bundle.report["layers"]
     dense = [(layer["macs"], ticks) for layer, ticks in zip(layers, taken, strict=True) if layer["encoding"] == "dense"]
     macs, in_dense = (sum(numbers) for numbers in zip(*dense, strict=True))
@@ -138,27 +134,38 @@ def bundle_result(path: Path, compiler: Compiler) -> dict:
     }
 
 
+def results(of: Callable[[Any, str, Compiler], dict], inputs: Sequence, core: str, compiler: Compiler) -> list[dict]:
+    """Of each, but for what does not fit the core's board."""
+    found = []
+    for one in inputs:
+        with suppress(BoardError):
+            found.append(of(one, core, compiler))
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundles", nargs="*", type=Path, metavar="BUNDLE")
     bundles = parser.parse_args().bundles
     compilers = [compiler for compiler in (ZIG, GCC) if shutil.which(compiler.command[0])]
-    results = [
+    runs = [
         {
+            "core": core,
             "compiler": compiler.version,
-            "flags": list(compiler.flags(CORES[CORE])),
-            "layers": [case_result(case, compiler) for case in CASES],
-            "networks": [bundle_result(path, compiler) for path in bundles],
+            "flags": list(compiler.flags(CORES[core])),
+            "layers": results(case_result, CASES, core, compiler),
+            "networks": results(bundle_result, bundles, core, compiler),
         }
+        for core in MEASURED
+        if core in emulated_cores()
         for compiler in compilers
     ]
     write_json(
         ROOT / "results" / "dense_kernels.json",
         {
             "command": " ".join(["python benchmarks/dense_kernels.py", *(path.name for path in bundles)]),
-            "core": CORE,
             **provenance("ziglang", "unicorn"),
-            "results": results,
+            "runs": runs,
         },
     )
 

@@ -241,7 +241,7 @@ def removed_figure(rows: Sequence[dict], path: Path) -> None:
         for axes, label in zip(column, ("rectifiers that switch no more", "layers fewer, folded"), strict=True):
             axes.set_xlabel(label)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axes.set_xlim(-0.5, axes.dataLim.x1 + 0.5)
+            axes.set_xlim(-0.5, max(axes.dataLim.x1, 1) + 0.5)
         accuracies = [row["accuracy"] for row in points]
         _limits(column[0], accuracies, (value / 100 for value in published.values()))
         _limits(column[1], accuracies)

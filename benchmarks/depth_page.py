@@ -120,9 +120,10 @@ def published(content: dict) -> str:
     return markdown(("network", "method", "", ">published", ">ours"), lines)
 
 
-def main() -> None:
+def tables() -> dict[str, str]:
+    """The page's tables, by marker."""
     content, small = result("depth"), result("depth_example")
-    tables = {
+    return {
         "command": command(small["command"]),
         "example": example(small),
         "points": points(content["rows"]),
@@ -130,7 +131,10 @@ def main() -> None:
         "equal flash": at_equal_cost(content, "flash"),
         "published": published(content),
     }
-    write_atomically(PAGE, filled(PAGE.read_text(), tables).encode())
+
+
+def main() -> None:
+    write_atomically(PAGE, filled(PAGE.read_text(), tables()).encode())
 
 
 if __name__ == "__main__":

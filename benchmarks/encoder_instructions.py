@@ -14,15 +14,20 @@ minutes of one core.
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import shutil
 import zlib
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePath
 
 import numpy as np
+from elftools.elf.elffile import ELFFile
 from pages import ROOT, filled, markdown
 
-from entropi.device import Bundle, HeadConfig, describe, measure
+from entropi.device import SMALLEST_HEAD, Bundle, measure
 from entropi.device.bundle import Preprocessing
 from entropi.device.files import write_atomically, write_json
 from entropi.device.toolchain import CORES, GCC, ZIG, Compiler
@@ -44,7 +49,6 @@ FIXTURE = ROOT / "benchmarks" / "fixtures" / "resnet18_alpha0.0075_int8.tflite.g
 RESULT = ROOT / "results" / "encoder_instructions.json"
 PAGES = ROOT / "docs" / "boards.md", ROOT / "docs" / "performance.md"
 VARIANTS = ((WEIGHT_BITS, "size"), (WEIGHT_BITS, "speed"), (8, "speed"))
-SMALLEST_HEAD = HeadConfig(classes=2, batch=1)
 BOARD_OF = {board.core: board for board in boards().values()}
 CMSIS_NN = {
     "source": "our notes on firmware: every layer checked against an integer reference, hosted build, single rounding",
@@ -81,23 +85,46 @@ def stored(network: Network, aim: str, core: str) -> tuple[Bundle, list[LayerRep
 
 
 def firmware_of(bundle: Bundle, core: str, compiler: Compiler) -> Firmware:
-    info, arena = describe(bundle.image), measure(bundle.image, SMALLEST_HEAD).total
-    sizes = arena, info.channels * info.height * info.width, info.features
+    arena = measure(bundle.image, SMALLEST_HEAD).total
     if core in MODELS:
-        return build_without_limits(bundle.image, core, *sizes, compiler)
-    return build_firmware(bundle.image, BOARD_OF[core], *sizes, compiler=compiler)
+        return build_without_limits(bundle.image, core, arena, compiler)
+    return build_firmware(bundle.image, BOARD_OF[core], arena, compiler=compiler)
+
+
+@contextmanager
+def open_emulator(firmware: Firmware) -> Iterator[Emulator | Qemu]:
+    """Unicorn, or QEMU where that has no such core, with the firmware switched on."""
+    on = (Emulator if firmware.board.core in MODELS else Qemu)(firmware.board, firmware.elf)
+    try:
+        yield on
+    finally:
+        if isinstance(on, Qemu):
+            on.close()
+
+
+def code_by_source(firmware: Firmware) -> dict[str, int]:
+    """Bytes of the functions that each source file has in a firmware, by its debug information."""
+    found: Counter[str] = Counter()
+    for unit in ELFFile(io.BytesIO(firmware.elf)).get_dwarf_info().iter_CUs():
+        top = unit.get_top_DIE()
+        for entry in top.iter_children():
+            where = entry.attributes
+            if entry.tag != "DW_TAG_subprogram" or "DW_AT_low_pc" not in where:
+                continue
+            start, end = where["DW_AT_low_pc"].value, where["DW_AT_high_pc"].value
+            if start >= firmware.board.flash.origin:  # what the linker left out lies at 0
+                found[PurePath(top.attributes["DW_AT_name"].value.decode()).name] += end
+    return dict(found.most_common())
 
 
 def run(bundle: Bundle, layers: list[LayerReport], values: np.ndarray, core: str, compiler: Compiler) -> dict:
     """One image on one core."""
     firmware = firmware_of(bundle, core, compiler)
-    on = (Emulator if core in MODELS else Qemu)(firmware.board, firmware.elf)
-    with FramedDevice(bundle, on, SMALLEST_HEAD, measure(bundle.image, SMALLEST_HEAD).total) as device:
+    arena = measure(bundle.image, SMALLEST_HEAD).total
+    with open_emulator(firmware) as on, FramedDevice(bundle, on, SMALLEST_HEAD, arena) as device:
         features = device.encode(values)
         cost = device.footprint()
         ticks = [layer.ticks for layer in device.run_layers(values)]
-    if isinstance(on, Qemu):
-        on.close()
     macs = sum(layer.nonzeros * layer.shape[1] * layer.shape[2] for layer in layers)
     instructions = cost["ticks"]["encode"]["last"]
     return {
@@ -110,9 +137,10 @@ def run(bundle: Bundle, layers: list[LayerReport], values: np.ndarray, core: str
         "features_crc32": f"{zlib.crc32(features.tobytes()):08x}",
         "image_bytes": len(bundle.image),
         "code_bytes": firmware.flash["text"] + firmware.flash["rodata"],
+        "code_bytes_by_source": code_by_source(firmware),
         "stack_bytes": cost["stack_used"],
         "encoder_arena_bytes": cost["arena"]["encoder"],
-        "scratch_bytes": 4 * HEADER.unpack_from(bundle.image)[9],
+        "scratch_bytes": cost["arena"]["encoder"] - -(-HEADER.unpack_from(bundle.image)[8] // 8) * 8,
         "layers": {
             layer.name: {"stored": layer.encoding, "instructions": taken}
             | ({"a_nonzero_mac": _a_mac(layer, taken)} if layer.nonzeros else {})
@@ -193,6 +221,10 @@ def tables(content: dict) -> dict[str, str]:
         found = [of[WEIGHT_BITS, "speed", core, "zig"]["layers"][name] for core in cores]
         return name, *(f"{cell['instructions']:,} {cell['stored']}".strip() for cell in found)
 
+    sources = [of[WEIGHT_BITS, "speed", core, "zig"]["code_bytes_by_source"] for core in cores]
+    files = sorted(
+        {name for found in sources for name in found}, key=lambda name: -max(found.get(name, 0) for found in sources)
+    )
     zig = names["zig"]
     speeds = (f">speed, {name}" for name in names.values())
     columns = ("core", *speeds, f">size, {zig}", f">8 bits, speed, {zig}", ">a non-zero MAC")
@@ -200,6 +232,10 @@ def tables(content: dict) -> dict[str, str]:
     return {
         "cores": markdown((*columns, ">CMSIS-NN, dense"), map(row, cores)),
         "memory": markdown(("core, speed", *code), map(memory, cores)),
+        "sources": markdown(
+            ("source", *(f">{core}" for core in cores)),
+            ((name, *(f"{found[name]:,}" if name in found else "" for found in sources)) for name in files),
+        ),
         "layers": markdown(
             ("layer", *(f">{core}" for core in cores)), map(layer, of[WEIGHT_BITS, "speed", cores[0], "zig"]["layers"])
         ),

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import scipy.linalg  # noqa: F401  before threads are limited, which does nothing to a library that is loaded later
 import torch
 from threadpoolctl import threadpool_limits
 from torch import nn
@@ -57,11 +58,10 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 def overhead(encoder: nn.Module, images: Split, repeats: int, *, everything: bool) -> dict:
     """Seconds of the forward pass, and what the estimators, or the default alone, take as a fraction of it."""
     encoder = encoder.to(memory_format=torch.channels_last).eval()
-    chunks = list(outputs(encoder, images))
-    values = np.concatenate(chunks)
+    values = outputs(encoder, images)
 
     def estimate(*names: str) -> Callable[[], object]:
-        return lambda: measure(Features(np.concatenate(chunks)), names)
+        return lambda: measure(Features(values), names)
 
     def bootstrap() -> None:
         for draw in np.random.default_rng(0).integers(len(values), size=(DRAWS, len(values))):
@@ -72,7 +72,7 @@ def overhead(encoder: nn.Module, images: Split, repeats: int, *, everything: boo
         parts |= {"all together": estimate(*ESTIMATORS), f"bootstrap of {DEFAULT}, {DRAWS} draws": bootstrap}
     forward, times = [], {name: [] for name in parts}
     for repeat in range(repeats + 1):
-        taken = seconds(lambda: list(outputs(encoder, images)))
+        taken = seconds(lambda: outputs(encoder, images))
         fractions = {name: seconds(work) / taken for name, work in parts.items()}
         if repeat:  # the first one warms up
             forward.append(taken)

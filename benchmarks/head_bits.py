@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from entropi.device import Bundle, HeadConfig, describe, measure
+from entropi.device import Bundle, HeadConfig, measure
 from entropi.device.files import write_json
 from entropi.device.library import CSelf, c_head, raise_for
 from entropi.device.toolchain import CORES, GCC, INCLUDE, NUMERICS, RUNTIME_SOURCES, ZIG, build_shared
@@ -157,9 +157,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 add(row, head, on_host(runtime, bundle, head, samples))
 
     compilers = [compiler for compiler in (ZIG, GCC) if shutil.which(compiler.command[0])]
-    inputs = describe(bundle.image).channels
     firmwares = [
-        build_firmware(bundle.image, board, arena, inputs, FEATURES, compiler=compiler)
+        build_firmware(bundle.image, board, arena, compiler=compiler)
         for compiler in compilers
         for board in MACHINES.values()
     ]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from head_tasks import BATCH, MODES, Task, accuracy, command, parser, planned, spread, tasks
 
-from entropi.device import describe, measure
+from entropi.device import measure
 from entropi.device.budget import recipe
 from entropi.device.files import write_json
 from entropi.device.toolchain import CORES, ZIG
@@ -50,11 +50,10 @@ def paper(features: int) -> dict:
 
 def costs(task: Task) -> list[dict]:
     """Arena and instructions of every mode and batch, for a head of TABLE_2_CLASSES."""
-    bundle, info = task.bundle, describe(task.bundle.image)
+    bundle = task.bundle
     heads = [recipe(TABLE_2_CLASSES, mode, batch) for mode in MODES for batch in BATCHES]
     arena = max(measure(bundle.image, head).total for head in heads)
-    inputs = info.channels * info.height * info.width
-    firmware = build_without_limits(bundle.image, CORE, arena, inputs, info.features)
+    firmware = build_without_limits(bundle.image, CORE, arena)
     emulator = Emulator(firmware.board, firmware.elf)
     known = task.train.labels < TABLE_2_CLASSES
     samples = task.train[known][:COUNTED]

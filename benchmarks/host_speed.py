@@ -30,7 +30,7 @@ from torch import nn
 from entropi.device import HostDevice, measure
 from entropi.device.bundle import Bundle
 from entropi.device.files import write_json
-from entropi.device.session import HeadConfig
+from entropi.device.session import SMALLEST_HEAD
 from entropi.device.toolchain import ZIG, this_machine
 from entropi.export import encoder as exported
 from entropi.export.graph import from_module
@@ -80,8 +80,7 @@ def in_batches(encode: Encode, batch: int) -> Encode:
 
 
 def on_device(bundle: Bundle) -> Callable[[int], Encode]:
-    head = HeadConfig(classes=2, batch=1)
-    device = HostDevice(bundle, measure(bundle.image, head).total, head=head)
+    device = HostDevice(bundle, measure(bundle.image, SMALLEST_HEAD).total, head=SMALLEST_HEAD)
 
     def make(batch: int) -> Encode:
         return (lambda x: device.encode(x[0])[None]) if batch == 1 else (lambda x: device.encode_batch(x, threads=1))

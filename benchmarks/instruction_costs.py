@@ -16,9 +16,8 @@ from __future__ import annotations
 import argparse
 import json
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import repeat
 from pathlib import Path
@@ -31,7 +30,6 @@ from entropi.device import Bundle
 from entropi.device.bundle import Preprocessing
 from entropi.device.files import write_atomically, write_json
 from entropi.device.toolchain import CORES, ZIG
-from entropi.export import image as image_module
 from entropi.export.costs import COSTS, costs, image_loops
 from entropi.export.image import Centering, write_image
 from entropi.export.integer import (
@@ -50,7 +48,7 @@ from entropi.export.integer import (
     Tensor,
     quantise_multiplier,
 )
-from entropi.export.rows import forms
+from entropi.export.rows import Form, forms
 from entropi.export.softmax import exponentials
 from entropi.firmware_sim import Board, boards
 from entropi.host.layers import open_encoder
@@ -201,14 +199,9 @@ KINDS = (
 )
 
 
-@contextmanager
-def any_form(rng: np.random.Generator) -> Iterator[None]:
-    """Weights are stored in a form drawn at random, so that what is measured does not depend on what was before."""
-    image_module.forms = lambda weight: [forms(weight)[rng.integers(3)]]
-    try:
-        yield
-    finally:
-        image_module.forms = forms
+def any_form(rng: np.random.Generator) -> Callable[[np.ndarray], list[Form]]:
+    """Of a weight, a form drawn at random, so that what is measured does not depend on what was before."""
+    return lambda weight: [forms(weight)[rng.integers(3)]]
 
 
 @dataclass(frozen=True)
@@ -230,8 +223,8 @@ class Measured:
         network = Maker(rng).make()
         out, source = network.tensors[network.output], network.tensors[network.input]
         optimize = ("size", "speed")[seed % 2]  # without and with borders
-        with any_form(rng):
-            image, reports = write_image(network, Centering(np.zeros(out.channels, np.int8), 0.01), optimize)
+        centering = Centering(np.zeros(out.channels, np.int8), 0.01)
+        image, reports = write_image(network, centering, optimize, forms=any_form(rng))
         preprocessing = Preprocessing((0.0,) * 3, (1.0,) * 3, source.scale, source.zero_point)
         bundle = Bundle(Path(), image, {"layers": [asdict(report) for report in reports]}, preprocessing)
         return cls.of(bundle, rng.integers(-128, 128, source.shape).astype(np.int8), on)

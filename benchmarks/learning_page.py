@@ -165,8 +165,9 @@ def new_classes(content: dict) -> str:
     return markdown(columns, lines)
 
 
-def main() -> None:
-    tables = {
+def tables() -> dict[str, str]:
+    """The page's tables, by marker."""
+    return {
         "cost": cost(result("learning_cost")),
         "table 2": table_2(result("head_modes")),
         "modes": modes(result("head_modes")),
@@ -175,7 +176,10 @@ def main() -> None:
         "recipe": recipes(result("head_recipe")),
         "new classes": new_classes(result("new_classes")),
     }
-    write_atomically(PAGE, filled(PAGE.read_text(), tables).encode())
+
+
+def main() -> None:
+    write_atomically(PAGE, filled(PAGE.read_text(), tables()).encode())
 
 
 if __name__ == "__main__":

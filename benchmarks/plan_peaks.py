@@ -1,20 +1,20 @@
 """The RAM that activations take: the plan's peak, for the fewest bytes and for the fewest instructions, the least that
 any plan needs, and tflite-micro's arena.
 
-    PYTHONPATH=tests python benchmarks/plan_peaks.py
+    python benchmarks/plan_peaks.py
 
 Full-size networks with random weights, as the converter makes them int8. Writes results/plan_peaks.json.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from architectures import autoencoder, mobilenet_v1, settled, vgg
 from torch import nn
 
 from entropi.device.files import write_json
@@ -27,6 +27,9 @@ from entropi.host.networks import archs
 from entropi.host.provenance import provenance
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+from architectures import autoencoder, mobilenet_v1, settled, vgg  # noqa: E402
+
 RESULT = ROOT / "results" / "plan_peaks.json"
 CALIBRATION_IMAGES = 4  # ranges do not change where a tensor lies
 VGG11 = (64, 0, 128, 0, 256, 256, 0, 512, 512, 0, 512, 512)
@@ -75,7 +78,7 @@ def main() -> None:
         rows[name] = measure(make, shape)
         print(name, rows[name], flush=True)
     versions = provenance("torch", "torchvision", "tensorflow", "tflite-micro")
-    write_json(RESULT, {"command": "PYTHONPATH=tests python benchmarks/plan_peaks.py", **versions, "networks": rows})
+    write_json(RESULT, {"command": "python benchmarks/plan_peaks.py", **versions, "networks": rows})
 
 
 if __name__ == "__main__":

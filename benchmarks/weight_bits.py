@@ -9,19 +9,15 @@ PyTorch's. Rows of other rungs that are there already stay.
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 from pathlib import Path
 
-from entropi.device.files import write_json
+from rungs import keep_rows
+
 from entropi.export import export_encoder
 from entropi.host import data
-from entropi.host.provenance import provenance
-from entropi.host.training.ladder import Ladder, Rung
+from entropi.host.training.ladder import Rung
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULT = ROOT / "results" / "weight_bits.json"
 PACKAGES = ("torch", "tensorflow", "tflite-micro")
 BITS = (8, 6, 5, 4)
 
@@ -40,22 +36,9 @@ def measure(rung: Rung, images: data.Dataset, bits: int) -> dict:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", help="a data set's spec, such as folder:PACS")
-    parser.add_argument("rungs", nargs="+", metavar="LADDER:RUNG")
-    options = parser.parse_args()
-    images = data.load(options.images)
-    rows = json.loads(RESULT.read_bytes())["rungs"] if RESULT.exists() else {}
-    for name in options.rungs:
-        folder, _, index = name.rpartition(":")
-        ladder = Ladder.open(folder)
-        rung = ladder[int(index)]
-        by_bits = {str(bits): measure(rung, images, bits) for bits in BITS}
-        rows[f"{ladder.path.name}, rung {index}"] = {"alpha": rung.alpha, "bits": by_bits}
-        command = f"python benchmarks/weight_bits.py {Path(options.images).name} LADDER:RUNG ..."
-        write_json(RESULT, {"command": command, "images": images.name, **provenance(*PACKAGES), "rungs": rows})
+def by_bits(rung: Rung, images: data.Dataset) -> dict:
+    return {"alpha": rung.alpha, "bits": {str(bits): measure(rung, images, bits) for bits in BITS}}
 
 
 if __name__ == "__main__":
-    main()
+    keep_rows("weight_bits", __doc__, PACKAGES, by_bits)

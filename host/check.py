@@ -8,7 +8,6 @@ reported.
 
 from __future__ import annotations
 
-import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ import numpy as np
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from entropi.device import Bundle, BundleError, DeviceError, HostDevice, describe, measure
+from entropi.device import SMALLEST_HEAD, Bundle, BundleError, DeviceError, HostDevice, describe, measure
 from entropi.device.bundle import GOLDEN, IMAGE, REPORT
 from entropi.export import ConversionError, UnsupportedError
 from entropi.export.encoder import ONNX, ONNX_INT8, TFLITE, normalise
@@ -29,7 +28,7 @@ from entropi.export.reader import from_tflite
 from entropi.export.removal import remove
 from entropi.export.tflm import LITERT, TFLM, run_layers
 from entropi.firmware_sim import Board, BoardError, board
-from entropi.host.layers import HEAD, open_encoder
+from entropi.host.layers import open_encoder
 from entropi.host.progress import Progress
 from entropi.host.tables import table
 
@@ -138,11 +137,8 @@ def check(bundle: Bundle, board_name: str | Path | Board = "nucleo-f446re", prog
 
 
 def _golden(bundle: Bundle) -> dict[str, np.ndarray]:
-    try:
-        arrays = bundle.golden()
-        missing = {"input", FEATURES} - arrays.keys()
-    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise BundleError(f"{bundle.folder / GOLDEN} is damaged ({error}); export again") from error
+    arrays = bundle.golden()
+    missing = {"input", FEATURES} - arrays.keys()
     if missing:
         raise BundleError(f"{bundle.folder / GOLDEN} holds no {' and no '.join(sorted(missing))}; export again")
     return arrays
@@ -225,7 +221,7 @@ def _fit(bundle: Bundle, inputs: np.ndarray) -> None:
 def _on_host(bundle: Bundle, inputs: np.ndarray) -> Run:
     _fit(bundle, inputs)
     outputs: dict[str, list[np.ndarray]] = {}
-    with HostDevice(bundle, measure(bundle.image, HEAD).total, head=HEAD) as device:
+    with HostDevice(bundle, measure(bundle.image, SMALLEST_HEAD).total, head=SMALLEST_HEAD) as device:
         for values in inputs:
             for number, layer in enumerate(device.encode_layers(values)):
                 outputs.setdefault(f"layer_{number:02d}", []).append(layer)

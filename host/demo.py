@@ -21,11 +21,12 @@ from entropi.export import MAX_DROP, export_encoder, export_pixels
 from entropi.firmware_sim import Board, BoardError, Simulator, board
 from entropi.firmware_sim.boards import Memory
 from entropi.host import data
+from entropi.host.accuracy import HeadAccuracy
 from entropi.host.figures import entropy_figure
-from entropi.host.lesson import Grades, encode, lesson
+from entropi.host.lesson import encode, lesson
 from entropi.host.networks.cost import parameters
 from entropi.host.networks.inference import outputs
-from entropi.host.probe import HeadAccuracy, probe, probe_features
+from entropi.host.probe import probe, probe_features
 from entropi.host.progress import Progress
 from entropi.host.report import exercise
 from entropi.host.selection import FEWEST_DRAWS, select
@@ -108,7 +109,7 @@ def run(
 
     def features(rung: Rung) -> np.ndarray:
         encoder = rung.encoder()
-        train, test = (np.concatenate(list(outputs(encoder, split))) for split in (target.train, target.test))
+        train, test = (outputs(encoder, split) for split in (target.train, target.test))
         kept.append((train, test))
         return train
 
@@ -179,7 +180,7 @@ def _probe_all(features: list[tuple[np.ndarray, np.ndarray]], tasks: Tasks) -> t
     return [probe_features(train, test, tasks.target) for train, test in features], probe(None, tasks.pixels)
 
 
-def _dense(rung: Rung, target: data.Dataset, out: Path, budget: int | str) -> tuple[Bundle, Grades]:
+def _dense(rung: Rung, target: data.Dataset, out: Path, budget: int | str) -> tuple[Bundle, HeadAccuracy]:
     """Export the dense network, whatever int8 costs it, and let the C runtime on the host learn the target with it."""
     torch.set_num_threads(1)
     bundle = export_encoder(rung, target.train, out, max_drop=100)
@@ -187,7 +188,7 @@ def _dense(rung: Rung, target: data.Dataset, out: Path, budget: int | str) -> tu
         return bundle, lesson(device, encode([device], target.train), encode([device], target.test))
 
 
-def _dense_row(rung: Rung, bundle: Bundle, grades: Grades, on: Board, budget: int | str) -> Row:
+def _dense_row(rung: Rung, bundle: Bundle, accuracy: HeadAccuracy, on: Board, budget: int | str) -> Row:
     """By how many bytes the dense network does not fit the board, and what it would cost with more flash."""
     missing = 0
     try:
@@ -197,7 +198,7 @@ def _dense_row(rung: Rung, bundle: Bundle, grades: Grades, on: Board, budget: in
         on = replace(on, name=f"{on.name} with 16 MiB of flash", flash=Memory(on.flash.origin, VIRTUAL_FLASH))
     with Simulator(bundle, board=on, budget=budget) as device:
         exercise(device, device.head_config.classes)
-        return _row("dense", rung, device, grades, missing)
+        return _row("dense", rung, device, accuracy, missing)
 
 
 def _row_on_board(
@@ -218,12 +219,11 @@ def _row_on_board(
     train = encode(devices, target.train, named, f"encoding {len(target.train):,} to learn from")
     test = encode(devices, target.test, named, f"encoding {len(target.test):,} held out")
     with devices[0] as device:
-        grades = lesson(device, train, test, progress=named)
-        np.save(bundle.folder / "head.npy", device.head())
-        return _row(name, rung, device, grades)
+        accuracy = lesson(device, train, test, progress=named)
+        return _row(name, rung, device, accuracy)
 
 
-def _row(name: str, rung: Rung | None, device: Device, grades: Grades, missing: int = 0) -> Row:
+def _row(name: str, rung: Rung | None, device: Device, accuracy: HeadAccuracy, missing: int = 0) -> Row:
     cost = device.footprint()
     ram = cost["ram"]
     return Row(
@@ -237,8 +237,8 @@ def _row(name: str, rung: Rung | None, device: Device, grades: Grades, missing: 
         arena=cost["arena"]["total"],
         instructions_image=cost["instructions"]["encode"]["mean"],
         instructions_learn=cost["instructions"]["learn"]["mean"],
-        few=grades.few,
-        all=grades.all,
+        few=accuracy.few,
+        all=accuracy.all,
     )
 
 

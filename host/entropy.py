@@ -169,8 +169,10 @@ def spectral(features: Features) -> float:
 def spectral_correlation(features: Features) -> float:
     """As spectral, of the units' correlation matrix; a unit that never changes is left out."""
     if features.by_unit:
-        norms = _norms(features.scatter.diagonal())
-        return _entropy(_eigenvalues(features.scatter / norms / norms[:, None]))
+        scale = 1 / _norms(features.scatter.diagonal())
+        correlation = features.scatter * scale
+        correlation *= scale[:, None]
+        return _entropy(_eigenvalues(correlation))
     scaled = features.centred / _norms(np.square(features.centred).sum(0))
     return _entropy(_eigenvalues(scaled @ scaled.T))
 

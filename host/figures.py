@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 if TYPE_CHECKING:  # they load torch, which the pictures of a session can do without
-    from entropi.host.probe import HeadAccuracy
+    from entropi.host.accuracy import HeadAccuracy
     from entropi.host.selection import Selection
 
 # Okabe and Ito's colours, told apart with every kind of colour blindness.

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from entropi.device import Bundle, describe, plan_head
+from entropi.device import Bundle, plan_head
 from entropi.device.toolchain import CORES
 from entropi.device.units import parse_bytes
 from entropi.firmware_sim import Board
@@ -28,14 +28,12 @@ def fits(
     """
     boards, arena = list(boards), parse_bytes(budget)
     plan_head(bundle.image, arena, classes)
-    info = describe(bundle.image)
     cores = list(dict.fromkeys(board.core for board in boards))
     linked = {}
     for number, core in enumerate(cores):
         if progress:
             progress(number, len(cores), f"linking for {core}")
-        inputs = info.channels * info.height * info.width
-        linked[core] = build_without_limits(bundle.image, core, arena, inputs, info.features)
+        linked[core] = build_without_limits(bundle.image, core, arena)
     found = []
     for board in boards:
         firmware = linked[board.core]

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from entropi.device import Bundle, HeadConfig, measure
+from entropi.device import SMALLEST_HEAD, Bundle, measure
 from entropi.firmware_sim import Board, BoardError, Simulator
 from entropi.firmware_sim.boards import PAGE
-
-HEAD = HeadConfig(classes=2, batch=1)  # the smallest there is: these sessions only encode
 
 
 def open_encoder(bundle: Bundle, on: Board) -> Simulator:
@@ -17,10 +15,10 @@ def open_encoder(bundle: Bundle, on: Board) -> Simulator:
 
     Raises BoardError (a core that is not emulated, an input that no frame holds) and DeviceError (a damaged image).
     """
-    arena = measure(bundle.image, HEAD).total
+    arena = measure(bundle.image, SMALLEST_HEAD).total
     while True:
         try:
-            return Simulator(bundle, board=on, budget=arena, head=HEAD)
+            return Simulator(bundle, board=on, budget=arena, head=SMALLEST_HEAD)
         except BoardError as refused:
             if not refused.region:
                 raise

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from entropi.device import Device
+from entropi.host.accuracy import HeadAccuracy
 from entropi.host.data import Split, few_shot_indices
 from entropi.host.progress import Progress
 
@@ -27,24 +28,6 @@ class Encoded:
 
     def __len__(self) -> int:
         return len(self.labels)
-
-
-@dataclass(frozen=True)
-class Grades:
-    """Accuracy on the test split, 0..1: `few` for each random draw of `samples_a_class`, `all` with every sample."""
-
-    samples_a_class: int
-    few: tuple[float, ...]
-    all: float
-
-    @property
-    def few_mean(self) -> float:
-        return float(np.mean(self.few))
-
-    @property
-    def few_std(self) -> float:
-        """Standard deviation over the draws."""
-        return float(np.std(self.few, ddof=1)) if len(self.few) > 1 else 0.0
 
 
 def encode(
@@ -102,7 +85,7 @@ def lesson(
     samples_a_class: int = 10,
     draws: int = 5,
     progress: Progress | None = None,
-) -> Grades:
+) -> HeadAccuracy:
     """Teach the device from nothing: `draws` times with few samples, then with all of them.
 
     The head of the last lesson, with every sample, stays on the device. Raises ValueError when a class has fewer than
@@ -125,4 +108,4 @@ def lesson(
         device.reset()
         teach(device, samples, epochs, seed=number, on_sample=on_sample)
         accuracies.append(grade(device, test))
-    return Grades(samples_a_class, tuple(accuracies[:-1]), accuracies[-1])
+    return HeadAccuracy(accuracies[-1], tuple(accuracies[:-1]), samples_a_class)

@@ -2,34 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
-from dataclasses import dataclass
-
 import numpy as np
 from torch import nn
 
 from entropi.host import heads
+from entropi.host.accuracy import HeadAccuracy
 from entropi.host.data import Dataset, Split, few_shot_indices
 from entropi.host.networks.inference import outputs
-
-
-@dataclass(frozen=True)
-class HeadAccuracy:
-    """Test accuracy, between 0 and 1. `all`: with every training sample; `few`: with `samples_a_class` of each
-    class, one value a random draw."""
-
-    all: float
-    few: tuple[float, ...]
-    samples_a_class: int
-
-    @property
-    def few_mean(self) -> float:
-        return statistics.fmean(self.few)
-
-    @property
-    def few_std(self) -> float:
-        """Sample standard deviation over the draws; 0 for a single one."""
-        return statistics.stdev(self.few) if len(self.few) > 1 else 0.0
 
 
 def probe(encoder: nn.Module | None, target: Dataset, samples_a_class: int = 10, draws: int = 5) -> HeadAccuracy:
@@ -58,4 +37,4 @@ def probe_features(
 def _features(encoder: nn.Module | None, split: Split) -> np.ndarray:
     if encoder is None:
         return split.images
-    return np.concatenate(list(outputs(encoder, split)))
+    return outputs(encoder, split)

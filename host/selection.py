@@ -268,7 +268,7 @@ def select(
     for done, rung in enumerate(ladder):
         if progress:
             progress(done, len(ladder), f"{names[0]} of {rung.name}")
-        values = features(rung) if features else np.concatenate(list(outputs(rung.encoder(), target_train)))
+        values = features(rung) if features else outputs(rung.encoder(), target_train)
         if len(values) != len(target_train):
             raise ValueError(f"features of {rung.name} have {len(values)} rows for {len(target_train)} images")
         found = Features(values, levels)

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from entropi.device import Bundle, Device, HeadConfig
 
 SESSION_FOLDER = "Folder of the session; an interrupted one is gone on with."
-LEARNING_RATE_LIMIT = 1e9  # entropi_open's
+PICTURES = ".png", ".svg", ".pdf"
+LEARNING_RATES = 1e-9, 1e9  # entropi_open's
 INTERRUPTED = 130  # exit status, as after any ^C
 
 
@@ -147,10 +148,18 @@ def device(
     _session(connect, "board at a serial port", bundle, folder, target, budget, plan, choices, as_json)
 
 
+def _check_picture(path: Path) -> None:
+    if path.suffix not in PICTURES:
+        raise ValueError(f"--picture {path} is no picture; end it in {', '.join(PICTURES)}")
+    if not path.parent.is_dir():
+        raise ValueError(f"--picture {path}: there is no folder {path.parent}; make it first")
+
+
 def _plan_options(lr: float | None, new_classes: int, replay: bool) -> dict[str, Any]:
     """What plan_head is told. Raises ValueError for a learning rate that no head takes."""
-    if lr is not None and not 0 < lr < LEARNING_RATE_LIMIT:
-        raise ValueError(f"--lr {lr:g} is no learning rate; choose one above 0 and below {LEARNING_RATE_LIMIT:g}")
+    least, limit = LEARNING_RATES
+    if lr is not None and not least <= lr < limit:
+        raise ValueError(f"--lr {lr:g} is no learning rate; choose one from {least:g} to below {limit:g}")
     options = {"new_classes": new_classes, "keep_samples": replay}
     return options if lr is None else {"learning_rate": lr, **options}
 
@@ -256,6 +265,8 @@ def report(
     from entropi.host.session.session import check_new_classes
 
     check_new_classes(new_classes, classes)
+    if picture:
+        _check_picture(picture)
 
     with bar("report") as progress:
         progress(0, 1, "counting and measuring")

@@ -51,9 +51,11 @@ def reproduce(
         show([asdict(row) for row in table_2()], as_json, render_table_2)
         return
     from entropi.host.paper import ARCHS, Experiments, run
-    from entropi.host.paper.results import RENDER, write
+    from entropi.host.paper.results import FIG_3, RENDER, write
     from entropi.host.training.schedule import preset as find
 
+    if what == "fig3" and (FIG_3[0] not in (arch or ARCHS) or cifar100 == "none"):
+        raise ValueError(f"fig3 is of {' on '.join(FIG_3)}; ask for both, or leave out --arch and --cifar100")
     given = {"cifar100": cifar100, "pacs": pacs, "vlcs": vlcs}
     targets = {name: None if spec == "none" else spec for name, spec in given.items()}
     schedule = find(preset).changed(epochs_dense=epochs, epochs_rung=epochs_rung, step=step, augment=augment)

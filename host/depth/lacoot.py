@@ -16,7 +16,7 @@ from torch import fx, nn
 
 from entropi.host.data import Split
 from entropi.host.networks.graph import Block, find
-from entropi.host.networks.inference import outputs
+from entropi.host.networks.inference import output_batches
 
 os.environ.setdefault("POT_BACKEND_DISABLE_TENSORFLOW", "1")  # POT would load it where it is installed
 
@@ -65,7 +65,7 @@ def distances(
     generator = torch.Generator().manual_seed(seed)
     whole = split[: len(split) // batch * batch]
     rows = []
-    for _ in outputs(measured.network, whole, batch):
+    for _ in output_batches(measured.network, whole, batch):
         with torch.inference_mode():
             rows.append(measured(generator).double().cpu())
     return dict(zip((block.name for block in blocks), torch.stack(rows).mean(0).tolist(), strict=True))

@@ -39,7 +39,9 @@ from entropi.host.training.engine import Engine, engine
 from entropi.host.training.ladder import Rung, check_parts, check_start
 from entropi.host.training.runs import (
     CHECKPOINT,
+    DEPTH,
     RunError,
+    check_begin,
     compare,
     load,
     store,
@@ -51,7 +53,6 @@ from entropi.host.training.schedule import Schedule
 from entropi.host.training.trainer import Task, Trainer
 
 FORMAT = 1
-DEPTH = "depth.json"
 VALIDATION = 0.1  # the share of the training images that only judges
 MAX_DROP = 1.0  # points
 ERROR_IMAGES = 256  # on which an approximate merge is measured
@@ -212,6 +213,7 @@ class Reduction(Sequence[Step]):
         for unknown names, values out of range, and networks that the method finds nothing in."""
         path = Path(path)
         method = methods.method(method, arch) if isinstance(method, str) else method
+        check_begin(path, DEPTH, seed)
         begun = cls.open(path) if (path / DEPTH).exists() else None
         if threads is None:
             threads = torch.get_num_threads() if begun is None else begun.threads
@@ -378,7 +380,7 @@ class Reduction(Sequence[Step]):
 
 
 def _accuracy(encoder: nn.Module, head: nn.Linear, split: Split) -> float:
-    features = np.concatenate(list(outputs(encoder, split)))
+    features = outputs(encoder, split)
     with torch.inference_mode():
         return top1(head(torch.from_numpy(features)).numpy(), split.labels)
 

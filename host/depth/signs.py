@@ -22,11 +22,12 @@ from torch import fx
 
 from entropi.host.data import Split
 from entropi.host.networks.graph import channel_axis, rectifiers
-from entropi.host.networks.inference import BATCH, outputs
+from entropi.host.networks.inference import BATCH, output_batches
 
 Zero = Literal["off", "on", "drop"]
 Mean = Literal["all", "switching"]
 
+PIECE = 1 << 18  # values that are summed at a time: few enough for a processor's cache
 ROUNDING = 1e-6  # a variance below this share of the mean square is that of rounding
 
 
@@ -65,7 +66,7 @@ def measure(net: fx.GraphModule, split: Split, batch: int = BATCH) -> dict[str, 
 
     Raises ValueError where a pre-activation is not a number."""
     counter = _Counter(net)
-    for _ in outputs(counter, split, batch):
+    for _ in output_batches(counter, split, batch):
         pass
     return {name: sums.signs(name) for name, sums in counter.sums.items()}
 
@@ -103,10 +104,14 @@ class _Sums:
 
     def add(self, z: torch.Tensor, f: torch.Tensor, axis: int) -> None:
         """Tensors (N, units) with any more axes; the units lie along `axis`."""
-        z, f = (value.movedim(axis, 0).flatten(1).float() for value in (z, f))
-        self.count += z.shape[1]
-        self.tallies += torch.stack([(z > 0).sum(1), (z < 0).sum(1), (z == 0).sum(1), (f != z).sum(1)])
-        self.moments += torch.stack([value.sum(1, dtype=torch.float64) for value in (z, f, z * z, f * f, z * f)])
+        images = max(1, PIECE // z[0].numel())
+        for piece in zip(z.split(images), f.split(images), strict=True):
+            z, f = (value.movedim(axis, 0).flatten(1).float() for value in piece)
+            self.count += z.shape[1]
+            counted = [signs.sum(1, dtype=torch.int32) for signs in (z > 0, z < 0, z == 0, f != z)]
+            self.tallies += torch.stack(counted).long()
+            z, f = z.double(), f.double()
+            self.moments += torch.stack([value.sum(1) for value in (z, f, z * z, f * f, z * f)])
 
     def signs(self, name: str) -> Signs:
         positive, negative, zero, changed = self.tallies.numpy(force=True)

@@ -20,7 +20,7 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
     return pixels.mul_(1 / (255 * STD)).sub_(MEAN / STD)
 
 
-def outputs(module: nn.Module, split: Split, batch: int = BATCH) -> Iterator[np.ndarray]:
+def output_batches(module: nn.Module, split: Split, batch: int = BATCH) -> Iterator[np.ndarray]:
     """What the module in evaluation mode returns, batch by batch, as float32 (n, ...)."""
     module.eval()
     first = next(module.parameters(), None)
@@ -32,9 +32,19 @@ def outputs(module: nn.Module, split: Split, batch: int = BATCH) -> Iterator[np.
         yield result  # outside, so that the caller's code does not run in inference mode
 
 
+def outputs(module: nn.Module, split: Split) -> np.ndarray:
+    """What the module in evaluation mode returns for a whole split, as float32 (N, ...)."""
+    starts = range(0, len(split), BATCH)
+    for start, batch in zip(starts, output_batches(module, split, BATCH), strict=True):
+        if start == 0:  # one array from the start on, since joining batches would copy them all once more
+            values = np.empty((len(split), *batch.shape[1:]), batch.dtype)
+        values[start : start + len(batch)] = batch
+    return values
+
+
 def accuracy(model: nn.Module, split: Split) -> float:
     """Top-1 accuracy, between 0 and 1."""
-    return top1(np.concatenate(list(outputs(model, split))), split.labels)
+    return top1(outputs(model, split), split.labels)
 
 
 def top1(logits: np.ndarray, labels: np.ndarray) -> float:

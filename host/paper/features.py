@@ -14,7 +14,7 @@ import numpy as np
 
 from entropi.device.files import write_atomically
 from entropi.host.data import Split
-from entropi.host.networks.inference import outputs
+from entropi.host.networks.inference import output_batches
 from entropi.host.progress import Progress
 from entropi.host.training.ladder import Rung
 
@@ -51,7 +51,7 @@ class FeatureStore:
         if self.file(rung).exists():
             return
         chunks = []
-        for chunk in outputs(rung.encoder(), self._images):
+        for chunk in output_batches(rung.encoder(), self._images):
             chunks.append(chunk)
             if progress:
                 progress(sum(map(len, chunks)), len(self), f"encoding with {rung.name}")

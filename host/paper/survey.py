@@ -55,8 +55,14 @@ def survey(
         "targets": {},
     }
     if path.exists():
-        content = json.loads(path.read_bytes())
-        if [rung["sha256"] for rung in content["rungs"]] != networks:
+        try:
+            content = json.loads(path.read_bytes())
+            readable, surveyed = content["format"] == FORMAT, [rung["sha256"] for rung in content["rungs"]]
+        except (KeyError, TypeError, ValueError):
+            readable = False
+        if not readable:
+            raise SurveyError(f"{path} is damaged or of another release; move it away or delete it")
+        if surveyed != networks:
             raise SurveyError(f"{path} is about another ladder than {ladder.path}; move it away or delete it")
     missing = {name: target for name, target in targets.items() if name not in content["targets"]}
     if missing:

@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, overload
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -33,6 +32,8 @@ from entropi.host.training import pruning
 from entropi.host.training.engine import Engine, engine
 from entropi.host.training.runs import (
     CHECKPOINT,
+    LADDER,
+    check_begin,
     compare,
     load,
     store,
@@ -44,7 +45,6 @@ from entropi.host.training.schedule import PRESETS, Schedule
 from entropi.host.training.trainer import Task, Trainer
 
 FORMAT = 2
-LADDER = "ladder.json"
 
 
 class Start(Protocol):
@@ -199,6 +199,7 @@ class Ladder(Sequence[Rung]):
         (steps done, steps in all, text). Raises RunError when the folder was begun with other settings, TrainingError
         when the loss diverges, ValueError for unknown names and a start that does not fit."""
         path = Path(path)
+        check_begin(path, LADDER, seed)
         begun = cls.open(path) if (path / LADDER).exists() else None
         if threads is None:
             threads = torch.get_num_threads() if begun is None else begun.threads
@@ -258,7 +259,7 @@ class Ladder(Sequence[Rung]):
         else:
             model = self._train(index, dataset, work, lambda step: progress(begin + step, sum(steps), text))
         encoder, head = _split(model, self.start, self.input_shape)
-        features = np.concatenate(list(outputs(encoder, dataset.test)))
+        features = outputs(encoder, dataset.test)
         with torch.inference_mode():
             logits = head.cpu()(torch.from_numpy(features)).numpy()
         entry = {

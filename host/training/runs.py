@@ -17,6 +17,8 @@ from entropi.host.training import tensors
 from entropi.host.training.trainer import Trainer
 
 CHECKPOINT = "checkpoint.safetensors"
+LADDER, DEPTH = "ladder.json", "depth.json"  # what tells the folders apart
+MOST_SEED = (1 << 63) - 1
 
 
 class RunError(ValueError):
@@ -47,6 +49,18 @@ def load(folder: Path, index: str, version: int, kind: str, command: str, make: 
     for network in run:
         check_stored(network.path, network.metadata)
     return run
+
+
+def check_begin(folder: Path, index: str, seed: int) -> None:
+    """Raises RunError where `folder` is a file or holds another run than one of `index`, ValueError for a seed that no
+    generator takes."""
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file; give --out a folder")
+    for other in {LADDER, DEPTH} - {index}:
+        if (folder / other).exists():
+            raise RunError(f"{folder} holds another run, {other}; give --out another folder")
+    if seed > MOST_SEED:
+        raise ValueError(f"seed is {seed}; it must be at most {MOST_SEED}")
 
 
 def read(path: Path) -> bytes:

@@ -139,6 +139,16 @@ def test_golden_vectors_that_cannot_be_read(folder):
     path.write_bytes(damaged)
     with pytest.raises(BundleError, match=r"golden.npz is damaged \(.*\); export again"):
         check(Bundle.open(folder))
+    path.write_bytes(b"")
+    with pytest.raises(BundleError, match=r"golden.npz is damaged \(.*\); export again"):
+        Bundle.open(folder).golden()
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"preprocessing": {"mean": 1}}'])
+def test_a_report_that_cannot_be_read(folder, text):
+    (folder / "report.json").write_text(text)
+    with pytest.raises(BundleError, match=r"report.json is damaged \(.*\); export again"):
+        Bundle.open(folder)
 
 
 def test_the_image_of_another_rung(small_demo, folder):

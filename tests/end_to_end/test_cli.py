@@ -33,7 +33,7 @@ def test_help_shows_an_example(run, command):
 def test_the_installed_commands_start():
     for program in ("entropi", "entropi-export"):
         done = subprocess.run([BIN / program, "--help"], capture_output=True, text=True)
-        assert done.returncode == 0 and "Example" in done.stdout or "demo" in done.stdout
+        assert done.returncode == 0 and ("Example" in done.stdout or "demo" in done.stdout)
     done = subprocess.run([BIN / "entropi", "report", "nowhere"], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith("error: nowhere/encoder.entropi is missing") and done.stderr.count("\n") == 1
@@ -115,12 +115,16 @@ def test_select_then_export(run, small_demo, tmp_path):
         (("report", "PIXELS", "--budget", "lots"), "'lots' is no size"),
         (("report", "PIXELS", "--budget", "1KiB"), "needed"),
         (("report", "PIXELS", "--budget", "127KiB"), "missing"),
+        (("report", "PIXELS", "--picture", "x.gif"), "x.gif is no picture; end it in .png, .svg, .pdf"),
+        (("report", "PIXELS", "--picture", "nowhere/x.png"), "there is no folder nowhere; make it first"),
         (("simulate", "x", "--target", "builtin:digits"), "x/encoder.entropi is missing"),
         (("simulate", "PIXELS", "--target", "builtin:digits"), "the encoder takes (1, 8, 8)"),
         (("simulate", "PIXELS", "--target", "builtin:digits8x8", "--samples", "5000"), "ask for at most"),
         (("simulate", "PIXELS", "--target", "builtin:digits8x8", "--new-classes", "10"), "let at most 9 come later"),
         (("simulate", "PIXELS", "--target", "builtin:digits8x8", "--lr", "-1"), "--lr -1 is no learning rate; choose"),
         (("report", "PIXELS", "--classes", "3", "--new-classes", "3"), "let at most 2 come later"),
+        (("reproduce", "fig3", "--arch", "resnet8"), "fig3 is of resnet18 on CIFAR-100; ask for both"),
+        (("reproduce", "fig3", "--cifar100", "none"), "fig3 is of resnet18 on CIFAR-100"),
         (("demo", "--out", "x", "--board", "redpill"), "nucleo-f446re"),
         (("boards", "--board", "redpill"), "no board is named 'redpill'; choose one of arduino-nano-33-ble, "),
         (("boards", "PIXELS", "--board", "mine.toml"), "mine.toml: No such file"),

@@ -1,8 +1,9 @@
-"""The figures of the encoder in results/ and docs/ are what the code takes as it stands (encoder_instructions.py)."""
+"""Figures in docs/ are those of results/, and the encoder's are what the code takes as it stands."""
 
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,14 @@ def test_the_pages_have_the_results_tables(benchmark):
     for page in benchmark.PAGES:
         text = page.read_text()
         assert benchmark.filled(text, tables) == text
+
+
+@pytest.mark.parametrize("name", ["learning_page", "depth_page"])
+def test_a_page_has_its_results_tables(monkeypatch, name):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    script = import_module(name)
+    text = script.PAGE.read_text()
+    assert script.filled(text, script.tables()) == text
 
 
 def test_the_break_even_is_what_the_exporter_does(monkeypatch):

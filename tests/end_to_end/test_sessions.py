@@ -134,7 +134,7 @@ def test_no_torch_is_loaded(grey, tmp_path):
 def storing(pixels):
     """Firmware with two slots for a head of the session's plan."""
     need = plan_head(pixels.image, 16 * 1024, 10).need
-    return build_firmware(pixels.image, board("nucleo-f446re"), 16 * 1024, 64, 64, record_bytes(need))
+    return build_firmware(pixels.image, board("nucleo-f446re"), 16 * 1024, record_bytes(need))
 
 
 def test_a_board_that_loses_its_power_goes_on_and_keeps_its_head(run, pixels, storing, tmp_path):
@@ -160,7 +160,7 @@ def test_a_board_that_loses_its_power_goes_on_and_keeps_its_head(run, pixels, st
 
 
 def test_a_board_without_room_for_a_head_ends_its_session_and_says_so(run, pixels, tmp_path):
-    firmware = build_firmware(pixels.image, board("nucleo-f446re"), 16 * 1024, 64, 64)
+    firmware = build_firmware(pixels.image, board("nucleo-f446re"), 16 * 1024)
     with PtyBoard(firmware) as at:
         arguments = (*TASK[:4], "--samples", "1", "--out", tmp_path / "d")
         status, out, err = run("device", pixels.folder, "--port", at.port, *arguments)
@@ -196,7 +196,7 @@ def test_the_firmware_is_built_as_the_page_says(pixels, tmp_path, monkeypatch):
 
 def test_a_board_with_another_image_or_budget_is_refused_in_one_line(run, pixels, tmp_path):
     other = export_pixels(data.load("builtin:digits8x8").test, tmp_path / "other")
-    firmware = build_firmware(other.image, board("nucleo-f446re"), 16 * 1024, 64, 64)
+    firmware = build_firmware(other.image, board("nucleo-f446re"), 16 * 1024)
     with PtyBoard(firmware) as at:
         for folder, budget, says in (
             (pixels.folder, "16KiB", "the firmware holds the image"),

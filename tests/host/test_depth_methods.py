@@ -10,8 +10,6 @@ from entropi.host.depth import lacoot, methods
 from entropi.host.networks import archs, graph
 from entropi.host.networks.graph import Block, Edit
 
-ENTROPIES = st.floats(0.01, 1)
-
 
 @given(st.lists(st.floats(1e-6, 10), min_size=1, max_size=20), st.integers(0, 10**6))
 def test_shares_are_whole_sum_to_the_budget_and_follow_the_softmax(values, budget):

@@ -309,6 +309,13 @@ def test_other_settings_are_refused(reduced, reductions, tiny_source, change, me
         reduced.build("easier", ROUNDS["easier"], reductions["easier"].path, tiny_source, **change)
 
 
+def test_the_folder_of_a_ladder_is_refused(reduced, tiny_ladder, tiny_source):
+    before = {path: path.read_bytes() for path in tiny_ladder.path.iterdir()}
+    with pytest.raises(RunError, match=r"holds another run, ladder\.json; give --out another folder"):
+        reduced.build("easier", 1, tiny_ladder.path, tiny_source)
+    assert before == {path: path.read_bytes() for path in tiny_ladder.path.iterdir()}
+
+
 def test_schedules_leave_out_what_only_a_ladder_reads():
     assert not set(schedules.settings(schedules.schedule("paper"))) & set(schedules.LADDER_ONLY)
     with pytest.raises(ValueError, match="choose from paper, short, smoke, demo"):

@@ -159,6 +159,26 @@ def test_other_settings_are_refused_before_the_first_rung_is_there(tiny, tiny_so
     assert json.loads((tmp_path / "ladder.json").read_text()) == content
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("depth.json", {}, r"holds another run, depth\.json; give --out another folder"),
+        ("anything", {"seed": 1 << 63}, f"seed is {1 << 63}; it must be at most {(1 << 63) - 1}"),
+    ],
+)
+def test_a_folder_that_cannot_be_begun_stays_as_it_is(tiny, tiny_source, tmp_path, name, change, message):
+    (tmp_path / name).write_text("kept")
+    with pytest.raises(ValueError, match=message):
+        Ladder.build(tmp_path, **({"source": tiny_source, "schedule": tiny.SCHEDULE, "arch": "resnet8"} | change))
+    assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "kept"
+
+
+def test_a_file_is_no_folder_for_a_ladder(tiny, tiny_source, tmp_path):
+    (tmp_path / "x").write_text("kept")
+    with pytest.raises(RunError, match="x is a file; give --out a folder"):
+        Ladder.build(tmp_path / "x", source=tiny_source, schedule=tiny.SCHEDULE, arch="resnet8")
+
+
 def test_other_images_under_the_same_name_are_refused(tiny, tiny_source, tiny_ladder):
     other = characters.draw(96, torch.Generator().manual_seed(1))
     source = data.Dataset(tiny_source.name, tiny_source.classes, other, tiny_source.test)

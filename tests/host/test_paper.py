@@ -34,7 +34,7 @@ def test_an_image_of_several_tasks_is_encoded_once(tiny_ladder, target, tmp_path
     rung, seen = tiny_ladder[1], []
     store.encode(rung, lambda done, total, text: seen.append((done, total)))
     assert seen[-1] == (len(store), len(store)) and store.file(rung).exists()
-    expected = np.concatenate(list(outputs(rung.encoder(), train)))
+    expected = outputs(rung.encoder(), train)
     np.testing.assert_allclose(store(rung, train), expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(store(rung, train[10:40]), store(rung, train)[10:40])
     assert FeatureStore(tmp_path, [train]).file(rung) != store.file(rung) != store.file(tiny_ladder[0])
@@ -77,6 +77,16 @@ def test_a_survey_of_another_ladder_is_refused(made, tiny_ladder, target):
     store = FeatureStore(folder / "features", [target.train, target.test])
     with pytest.raises(surveys.SurveyError, match="another ladder"):
         surveys.survey(tiny_ladder, {"four": target}, (), store, folder / "surveys" / "resnet8-seed0.json")
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"format": 0, "rungs": []}'])
+def test_a_survey_that_cannot_be_read_is_refused(tiny_ladder, target, tmp_path, text):
+    path = tmp_path / "survey.json"
+    path.write_text(text)
+    store = FeatureStore(tmp_path / "features", [target.train, target.test])
+    with pytest.raises(surveys.SurveyError, match="survey.json is damaged or of another release; move it away"):
+        surveys.survey(tiny_ladder, {"four": target}, (), store, path)
+    assert path.read_text() == text
 
 
 def test_the_table_and_the_figure_are_written(made, tmp_path):

@@ -11,6 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from entropi.host import figures, probe, selection
+from entropi.host.accuracy import HeadAccuracy
 from entropi.host.cli import ladders
 from entropi.host.data import Split
 from entropi.host.entropy import DEFAULT
@@ -120,7 +121,7 @@ def test_features_that_are_there_already_are_not_computed_again(choice, tiny_lad
 
     def features(rung):
         asked.append(rung.index)
-        return np.concatenate(list(outputs(rung.encoder(), tiny_source.train)))
+        return outputs(rung.encoder(), tiny_source.train)
 
     again = select(
         tiny_ladder, tiny_source.train, target="tiny", estimators=("marginal", "joint", "probe"), features=features
@@ -373,7 +374,7 @@ def test_probe_on_pixels_and_on_an_encoder(tiny_ladder, tiny_source):
 
 
 def test_figure_is_drawn(choice, tmp_path):
-    accuracies = [probe.HeadAccuracy(0.9, (0.7, 0.8), 10)] * 3
+    accuracies = [HeadAccuracy(0.9, (0.7, 0.8), 10)] * 3
     figures.entropy_figure(choice, accuracies, tmp_path / "figure.png")
     assert np.asarray(Image.open(tmp_path / "figure.png").convert("L")).std() > 10
     with pytest.raises(ValueError, match="2 accuracies for 3 rungs"):
@@ -382,5 +383,5 @@ def test_figure_is_drawn(choice, tmp_path):
 
 def test_figure_of_a_ladder_that_carries_nothing(choose, tmp_path):
     dead = choose(np.ones((10, 4)), bootstrap=0)
-    figures.entropy_figure(dead, [probe.HeadAccuracy(0.1, (0.1,), 10)], tmp_path / "figure.png")
+    figures.entropy_figure(dead, [HeadAccuracy(0.1, (0.1,), 10)], tmp_path / "figure.png")
     assert math.isclose(dead.rungs[0].estimates["spectral"], 0) and replace(dead, seed=1).rung == 0
