@@ -17,8 +17,9 @@ install: $(VENV)/installed
 $(VENV)/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(f"entropi needs Python 3.11 or newer, {sys.executable} is {sys.version.split()[0]}; run make PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --no-compile --disable-pip-version-check --progress-bar off --quiet -e '.[tflite,sim,dev]'
-	@touch $@
+	@mkdir -p $(VENV)/tmp # pip's: /tmp is often too small, being RAM
+	TMPDIR="$$PWD/$(VENV)/tmp" $(VENV)/bin/python -m pip install --no-compile --disable-pip-version-check --progress-bar off --quiet -e '.[tflite,sim,dev]'
+	@rm -rf $(VENV)/tmp && touch $@
 
 clean:
 	rm -rf $(VENV) build *.egg-info
