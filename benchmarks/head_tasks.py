@@ -40,7 +40,7 @@ class Task:
     def centering(self) -> Centering:
         """How the bundle's image centres features."""
         fields = HEADER.unpack_from(self.bundle.image)
-        features, gain, centers_at, scales_at = fields[10], fields[12], fields[13], fields[17]
+        features, gain, centers_at, scales_at = fields[9], *fields[11:14]
         centers = np.frombuffer(self.bundle.image, np.int8, features, centers_at)
         return Centering(centers, gain, np.frombuffer(self.bundle.image, np.uint8, features, scales_at))
 

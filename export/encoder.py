@@ -159,7 +159,7 @@ def export_encoder(
             report["head"] = asdict(learned) | {"drop": learned.drop, "max_drop": max_drop}
             report["ridge_head"] = asdict(closed) | {"drop": closed.drop}
         golden |= {"images": images.held_out[:GOLDEN_IMAGES], "torch": features[:GOLDEN_IMAGES]}
-        report |= _savings(model, network, removed, optimize)
+        report |= _savings(model, network, removed, optimize, layers)
         _write(stage, model, image, layers, preprocessing, golden, report)
     return Bundle.open(out)
 
@@ -216,7 +216,7 @@ def export_model(
             on_stage("a head for LiteRT")
             _write_head(stage, train_head, _encode(image, preprocessing, seen))
         report = {"name": name, "weight_bits": weight_bits, **_aim(optimize, core)}
-        report |= {"checks": _equal(golden, held_out)} | _savings(model, network, removed, optimize)
+        report |= {"checks": _equal(golden, held_out)} | _savings(model, network, removed, optimize, layers)
         _write(stage, model, image, layers, preprocessing, golden, report)
     return Bundle.open(out)
 
@@ -344,10 +344,13 @@ def _equal(golden: dict[str, np.ndarray], values: np.ndarray) -> dict[str, int]:
     }
 
 
-def _savings(model: bytes, network: Network, removed: Removed, optimize: Optimize) -> dict:
+def _savings(
+    model: bytes, network: Network, removed: Removed, optimize: Optimize, layers: Sequence[LayerReport]
+) -> dict:
     """For the report: what the removals saved, and where the memory of the activations goes."""
-    places, activation_bytes = plan(network, optimize)
-    most = peak(network, places)
+    scratch = {number: layer.scratch for number, layer in enumerate(layers) if layer.scratch}
+    planned = plan(network, optimize, scratch)
+    places, most = planned.places, peak(network, planned)
     names = ("input", *(layer.name for layer in network.layers), "output")
     alive = [
         {"name": network.tensors[i].name, "shape": network.tensors[i].shape, "bytes": places[i].bytes}
@@ -357,9 +360,10 @@ def _savings(model: bytes, network: Network, removed: Removed, optimize: Optimiz
     return {
         "removed": {**kinds, "layers": list(removed.layers)},
         "activations": {
-            "bytes": activation_bytes,
+            "bytes": planned.bytes,
             "least_bytes": most.bytes,
             "border_bytes": sum(places[i].bytes - math.prod(network.tensors[i].shape) for i in most.tensors),
+            "scratch_bytes": scratch.get(most.layer, 0),
             "peak_layer": names[most.layer + 1],
             "alive_there": alive,
             "tflite_micro_arena_bytes": tflm.arena_bytes(model),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -13,14 +13,14 @@ import numpy as np
 from entropi.export.costs import DEFAULT_CORE, Activation, Record, instructions
 from entropi.export.integer import CONV, COPY, KIND_NAMES, MEAN, SOFTMAX, TABLE, Layer, Network
 from entropi.export.layout import CLIPPED, HEADER, LAYER, NO_TENSOR, PADDED, TENSOR
-from entropi.export.plan import Optimize, Place, plan
+from entropi.export.plan import Optimize, Place, Plan, plan
 from entropi.export.rows import DENSE, Form, encode_scales, forms, row_scales, shannon_bound, value_bits
 
 MAGIC = b"ENTR"
-VERSION = 5
+VERSION = 6
 INT32_MAX = (1 << 31) - 1
 MAX_WINDOW = 1 << 24
-TAP_WORDS = 2  # of scratch, for each tap of a sparse kernel and one more
+GATHERED_BYTES = 512  # of scratch, for the inputs of a dense convolution
 MAX_MEAN = (1 << 21) - 1
 
 
@@ -69,7 +69,7 @@ class LayerReport:
 
     encoding: how the weights are stored, "" where there are none; reason: why so, with what the other ways take;
     nonzeros: the stored weights that are not zero; bytes: weights and parameters; bound: the fewest bytes that the
-    weights alone can take (shannon_bound)."""
+    weights alone can take (shannon_bound); scratch: bytes of arena that the layer's kernel works in, beside tensors."""
 
     name: str
     kind: str
@@ -82,6 +82,7 @@ class LayerReport:
     dense_macs: int
     bytes: int
     bound: float
+    scratch: int
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,14 @@ class _Stored:
     form: Form
     parameters: bytes
     reason: str
+
+    def scratch(self, layer: Layer) -> int:
+        """Bytes that the layer's kernel works in: gathered inputs, or the list of the longest row and where its taps
+        and its blocks of 16 begin (device/src/rows.h)."""
+        if self.form.encoding == DENSE:
+            return GATHERED_BYTES
+        taps, longest = layer.kernel[0] * layer.kernel[1], int(self.form.entries.max())
+        return 4 * (2 * (taps + 1) + 2 * (longest + 1) + longest // 16 + 2)
 
 
 def _check(network: Network, layer: Layer, places: dict[int, Place]) -> None:
@@ -159,7 +168,7 @@ def write_image(
     centering: Centering,
     optimize: Optimize = "size",
     core: str = DEFAULT_CORE,
-    plan: Callable[[Network, Optimize], tuple[dict[int, Place], int]] = plan,
+    plan: Callable[[Network, Optimize, Mapping[int, int]], Plan] = plan,
     forms: Callable[[np.ndarray], Sequence[Form]] = forms,
 ) -> tuple[bytes, list[LayerReport]]:
     """The image of a network and what each of its layers costs.
@@ -168,28 +177,31 @@ def write_image(
     stored ("size"), or the one that takes the fewest instructions on `core` ("speed"), and tensors lie, with or without
     borders, where `plan` says. Raises ImageError when a limit of the format is exceeded.
     """
-    places, activation_bytes = plan(network, optimize)
+    places = plan(network, optimize, {}).places
+    convolutions = {}
+    for number, layer in enumerate(network.layers):
+        _check(network, layer, places)
+        if layer.kind == CONV:
+            convolutions[number] = _store(network, layer, places, optimize, core, forms(layer.weight))
+    scratch = {number: stored.scratch(network.layers[number]) for number, stored in convolutions.items()}
+    planned = plan(network, optimize, scratch)
+    places = planned.places
     numbers = {index: number for number, index in enumerate(sorted(places))}
     body = bytearray(HEADER.size)
     reports = []
     records = []
-    scratch_words = 0
 
     def append(data: bytes) -> int:
         body.extend(bytes(-len(body) % 4))
         body.extend(data)
         return len(body) - len(data)
 
-    for layer in network.layers:
-        _check(network, layer, places)
-        encoding, weights_at, weights, stored = CLIPPED if layer.clipped else PADDED, 0, b"", None
-        if layer.kind == CONV:
-            stored = _store(network, layer, places, optimize, core, forms(layer.weight))
+    for number, layer in enumerate(network.layers):
+        encoding, weights_at, weights = CLIPPED if layer.clipped else PADDED, 0, b""
+        stored, scratch_at = convolutions.get(number), 0
+        if stored:
             encoding, parameters, weights = stored.form.encoding, stored.parameters, stored.form.encode()
-            if encoding != DENSE:
-                taps = layer.kernel[0] * layer.kernel[1]
-                scratch_words = max(scratch_words, TAP_WORDS * (taps + 1) + int(stored.form.entries.max()))
-            weights_at = append(weights)
+            weights_at, scratch_at = append(weights), planned.scratch[number].offset
         elif layer.kind in (TABLE, SOFTMAX):
             parameters = layer.table.tobytes()
         else:
@@ -202,10 +214,10 @@ def write_image(
             LAYER.pack(
                 layer.kind, encoding, numbers[layer.inputs[0]], second, numbers[layer.output], *layer.kernel,
                 *layer.stride, *layer.pad, *layer.dilation, layer.groups, layer.low, layer.high, parameters_at,
-                weights_at, len(weights),
+                weights_at, len(weights), scratch_at,
             )
         )  # fmt: skip
-        reports.append(_report(network, layer, stored, len(weights) + len(parameters)))
+        reports.append(_report(network, layer, stored, len(weights) + len(parameters), scratch.get(number, 0)))
 
     tensors_at = append(b"".join(_tensor_record(network, index, places[index]) for index in sorted(places)))
     layers_at = append(b"".join(records))
@@ -216,8 +228,8 @@ def write_image(
     length = len(body) + 4
     HEADER.pack_into(
         body, 0, MAGIC, VERSION, HEADER.size, length, len(places), len(network.layers), numbers[network.input],
-        numbers[network.output], activation_bytes, scratch_words, out.channels * out.height * out.width, source.scale,
-        centering.gain, centers_at, tensors_at, layers_at, source.zero_point, scales_at, 0,
+        numbers[network.output], planned.bytes, out.channels * out.height * out.width, source.scale, centering.gain,
+        centers_at, scales_at, tensors_at, layers_at, source.zero_point,
     )  # fmt: skip
     return bytes(body) + struct.pack("<I", zlib.crc32(body)), reports
 
@@ -229,7 +241,7 @@ def _tensor_record(network: Network, index: int, place: Place) -> bytes:
     return TENSOR.pack(place.offset, *t.shape, *place.border, t.zero_point)
 
 
-def _report(network: Network, layer: Layer, stored: _Stored | None, size: int) -> LayerReport:
+def _report(network: Network, layer: Layer, stored: _Stored | None, size: int, scratch: int) -> LayerReport:
     out = network.tensors[layer.output]
     positions = out.height * out.width
     weights = 0 if layer.weight is None else layer.weight.size
@@ -246,4 +258,5 @@ def _report(network: Network, layer: Layer, stored: _Stored | None, size: int) -
         dense_macs=weights * positions,
         bytes=size,
         bound=0.0 if layer.weight is None else shannon_bound(layer.weight),
+        scratch=scratch,
     )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import struct
 
-HEADER = struct.Struct("<4sHHIHHHHIIIffIIIb3xII")
+HEADER = struct.Struct("<4sHHIHHHHIIffIIIIb11x")
 TENSOR = struct.Struct("<IHHHBBBBbx")
-LAYER = struct.Struct("<BBHHHBBBBBBBBHbbIII")
+LAYER = struct.Struct("<BBHHHBBBBBBBBHbbIIII")
 PADDED, CLIPPED = 0, 1  # windows, in place of how weights are stored
 NO_TENSOR = 0xFFFF

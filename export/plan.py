@@ -1,4 +1,4 @@
-"""The offline memory plan: where each activation lies in the arena, border included.
+"""The offline memory plan: where each activation lies in the arena, border included, and where each layer's scratch.
 
 Two tensors share bytes where that changes nothing: an elementwise layer, a pool and a depthwise or grouped convolution
 may write over an input that no later layer reads, and the input of a copy may lie where the copy would put it.
@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
-from typing import Literal
+from types import MappingProxyType
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -28,6 +29,8 @@ ATTEMPTS = 50
 MOST_OVER_ALIVE = 1.02
 WIDEST_BORDER = 255
 NO_BORDER = (0, 0, 0, 0)
+NO_SCRATCH: Mapping[int, int] = MappingProxyType({})
+SCRATCH_ALIGNMENT = 4
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,20 @@ class Place:
         return self.offset + self.bytes
 
 
+class Plan(NamedTuple):
+    """The place of each tensor, that of the scratch of each layer that has some, by number, and the bytes that all take
+    together."""
+
+    places: dict[int, Place]
+    scratch: dict[int, Place]
+    bytes: int
+
+
 @dataclass(frozen=True)
 class Peak:
     """The layer that needs the most memory: its number, the tensors alive while it runs (what it reads and writes, and
-    what later layers read) and the bytes they take together, the plan's borders included. The layer is -1 where only
-    the input is alive, and the number of layers where only the output is."""
+    what later layers read) and the bytes they take together, the plan's borders and the layer's scratch included. The
+    layer is -1 where only the input is alive, and the number of layers where only the output is."""
 
     layer: int
     tensors: tuple[int, ...]
@@ -117,57 +129,59 @@ def alive_bytes(network: Network) -> int:
     )
 
 
-def plan(network: Network, optimize: Optimize = "size") -> tuple[dict[int, Place], int]:
-    """Place every tensor; returns the places and the bytes they take together.
+def plan(network: Network, optimize: Optimize = "size", scratch: Mapping[int, int] = NO_SCRATCH) -> Plan:
+    """Place every tensor, and `scratch`: bytes by the number of the layer that works in them.
 
     "speed": every tensor has the border that its readers want. "size": as few bytes as without any border, or
     MOST_OVER_ALIVE times alive_bytes where that is more, and of the borders that fit there those that spare most work.
     """
     wanted = borders(network)
     if optimize == "speed":
-        return _place(network, wanted)
+        return _place(network, wanted, scratch)
     chosen = dict.fromkeys(network.tensors, NO_BORDER)
-    limit = max(_place(network, chosen)[1], int(MOST_OVER_ALIVE * alive_bytes(network)))
-    everywhere = _place(network, wanted)
-    if everywhere[1] <= limit:
+    limit = max(_place(network, chosen, scratch).bytes, int(MOST_OVER_ALIVE * alive_bytes(network)))
+    everywhere = _place(network, wanted, scratch)
+    if everywhere.bytes <= limit:
         return everywhere
     work = edge_work(network)
     for index in sorted((i for i, border in wanted.items() if any(border)), key=lambda i: (-work[i], i)):
         tried = chosen | {index: wanted[index]}
-        if _place(network, tried, enough=limit)[1] <= limit:
+        if _place(network, tried, scratch, enough=limit).bytes <= limit:
             chosen = tried
-    return _place(network, chosen)
+    return _place(network, chosen, scratch)
 
 
-def _place(network: Network, border: Mapping[int, Border], enough: int = 0) -> tuple[dict[int, Place], int]:
+def _place(network: Network, border: Mapping[int, Border], scratch: Mapping[int, int], enough: int = 0) -> Plan:
     """The best of several attempts to place tensors with these borders; the first that takes no more than `enough`."""
-    best, least, bound = {}, math.inf, math.inf
+    best, bound = None, math.inf
     for tied in (True, False):
-        bodies = _Bodies(network, border, tied)
+        bodies = _Bodies(network, border, scratch, tied)
         order = sorted(bodies.members, key=lambda b: (-bodies.bytes(b), b))
         for _ in range(ATTEMPTS):
-            places, total = bodies.guarded(_first_fit(bodies, order))
-            if total < least:
-                best, least = places, total
-            bound = min(bound, peak(network, places).bytes)
-            if least <= max(bound, enough):
-                return best, least
+            found = bodies.guarded(_first_fit(bodies, order))
+            if best is None or found.bytes < best.bytes:
+                best = found
+            bound = min(bound, peak(network, found).bytes)
+            if best.bytes <= max(bound, enough):
+                return best
             if bound > enough > 0:
                 break
             # What did not fit under the bound is placed earlier in the next attempt.
-            high = [b for b in order if any(places[i].end > bound for i in bodies.members[b])]
+            ends = {i: place.end for i, place in found.places.items()}
+            ends |= {~step: place.end for step, place in found.scratch.items()}
+            high = [b for b in order if any(ends[i] > bound for i in bodies.members[b])]
             order = high + [b for b in order if b not in high]
-    return best, least
+    return best
 
 
-def peak(network: Network, places: dict[int, Place]) -> Peak:
+def peak(network: Network, planned: Plan) -> Peak:
     """Where a plan's memory goes."""
     alive = lifetimes(network)
     most = Peak(-1, (), 0)
     for step in range(-1, len(network.layers) + 1):
         here = tuple(i for i, (first, last) in alive.items() if first <= step <= last)
-        taken = end = 0
-        for place in sorted((places[i] for i in here), key=lambda p: p.offset):
+        taken, end = planned.scratch[step].bytes if step in planned.scratch else 0, 0
+        for place in sorted((planned.places[i] for i in here), key=lambda p: p.offset):
             taken += max(0, place.end - max(end, place.offset))
             end = max(end, place.end)
         if taken > most.bytes:
@@ -178,9 +192,9 @@ def peak(network: Network, places: dict[int, Place]) -> Peak:
 class _Bodies:
     """Tensors in bodies that are placed as one: `members` maps a body to the offsets of its tensors within it. `before`
     maps pairs of an output and an input that may share bytes to how far the output must then begin before the input;
-    where they are `tied`, it begins just so far before."""
+    where they are `tied`, it begins just so far before. The scratch of layer n is a body of its own, ~n."""
 
-    def __init__(self, network: Network, border: Mapping[int, Border], tied: bool):
+    def __init__(self, network: Network, border: Mapping[int, Border], scratch: Mapping[int, int], tied: bool):
         self.network = network
         self.tied = tied
         self.border = dict(border)
@@ -198,29 +212,34 @@ class _Bodies:
             elif layer.kind in WINDOWED:
                 self._write_before(step, layer)
         self.sizes = {index: self._size(index) for index in self.alive}
+        for step, size in scratch.items():
+            self.sizes[~step], self.alive[~step], self.members[~step] = size, (step, step), {~step: 0}
 
     def bytes(self, body: int) -> int:
         """From a body's first byte to its last."""
         return max(offset + self.sizes[index] for index, offset in self.members[body].items())
 
-    def guarded(self, places: dict[int, Place]) -> tuple[dict[int, Place], int]:
-        """The places, moved up by what is read before the first of them; and their bytes, with what is read behind."""
+    def guarded(self, offsets: dict[int, int]) -> Plan:
+        """The plan, moved up by what is read before the first tensor, and as long as what is read behind the last."""
         guard = guards(self.network, self.border)
-        up = max(guard[index][0] - place.offset for index, place in places.items())
-        places = {index: replace(place, offset=place.offset + max(up, 0)) for index, place in places.items()}
-        return places, max(place.end + guard[index][1] for index, place in places.items())
+        up = max(0, *(guard[index][0] - offset for index, offset in offsets.items() if index >= 0))
+        up = _aligned(up) if min(offsets) < 0 else up
+        tensors = {i: Place(self.border[i], offsets[i] + up, self.sizes[i]) for i in offsets if i >= 0}
+        scratch = {~i: Place(NO_BORDER, offsets[i] + up, self.sizes[i]) for i in offsets if i < 0}
+        ends = [place.end + guard[index][1] for index, place in tensors.items()]
+        return Plan(tensors, scratch, max(ends + [place.end for place in scratch.values()]))
 
     def meet(self, a: int, b: int) -> bool:
         """Whether two tensors are alive at the same time."""
         return self.alive[a][0] <= self.alive[b][1] and self.alive[b][0] <= self.alive[a][1]
 
-    def blocked(self, index: int, other: int, place: Place) -> tuple[int, int]:
-        """Where a tensor must not begin, from one offset up to another, because another one lies at `place`."""
-        start, end = place.offset - self.sizes[index], place.end
+    def blocked(self, index: int, other: int, at: int) -> tuple[int, int]:
+        """Where a tensor must not begin, from one offset up to another, because another one begins at `at`."""
+        start, end = at - self.sizes[index], at + self.sizes[other]
         if (index, other) in self.before:
-            start = max(start, place.offset - self.before[index, other])
+            start = max(start, at - self.before[index, other])
         if (other, index) in self.before:
-            end = min(end, place.offset + self.before[other, index])
+            end = min(end, at + self.before[other, index])
         return start, end
 
     def _pitch(self, index: int) -> int:
@@ -302,21 +321,25 @@ class _Bodies:
         return True
 
 
-def _first_fit(bodies: _Bodies, order: list[int]) -> dict[int, Place]:
-    """Each body at the lowest offset where no tensor alive at the same time lies."""
-    places: dict[int, Place] = {}
+def _first_fit(bodies: _Bodies, order: list[int]) -> dict[int, int]:
+    """Each body at the lowest offset where no tensor alive at the same time lies; from each tensor to its offset."""
+    offsets: dict[int, int] = {}
     for body in order:
         taken = sorted(
             tuple(offset - at for offset in bodies.blocked(index, other, place))
             for index, at in bodies.members[body].items()
-            for other, place in places.items()
+            for other, place in offsets.items()
             if bodies.meet(index, other)
         )
         offset = 0
         for start, end in taken:
             if offset <= start:
                 break
-            offset = max(offset, end)
+            offset = max(offset, _aligned(end) if body < 0 else end)
         for index, at in bodies.members[body].items():
-            places[index] = Place(bodies.border[index], offset + at, bodies.sizes[index])
-    return places
+            offsets[index] = offset + at
+    return offsets
+
+
+def _aligned(offset: int) -> int:
+    return -(-offset // SCRATCH_ALIGNMENT) * SCRATCH_ALIGNMENT

@@ -177,6 +177,7 @@ def _activations(memory: dict, removed: dict) -> list[tuple[str, str]]:
     return [
         ("activations, bytes", f"{memory['bytes']:,}; living tensors cover {memory['least_bytes']:,} of them at once"),
         ("  most of them at", f"{memory['peak_layer']}: {alive}; a smaller input or fewer channels there lower it"),
+        ("  scratch of that layer", f"{memory['scratch_bytes']:,}"),
         ("  borders there", f"{memory['border_bytes']:,}; with --optimize size only where the whole takes no more"),
         ("  tflite-micro's arena for the same file", f"{memory['tflite_micro_arena_bytes']:,} on this machine"),
         ("channels left out", f"{gone['constant']['channels']:,} constant, {gone['unread']['channels']:,} unread"),

@@ -16,7 +16,7 @@
 extern "C" {
 #endif
 
-#define ENTROPI_IMAGE_VERSION 5
+#define ENTROPI_IMAGE_VERSION 6
 #define ENTROPI_ARENA_ALIGNMENT 8
 #define ENTROPI_STORE_UNIT 32
 

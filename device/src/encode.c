@@ -32,8 +32,7 @@ entropi_status entropi_encode_observed(entropi *self, const int8_t *input, size_
     if (input_length != (size_t)in.channels * in.height * in.width)
         return ENTROPI_E_ARGUMENT;
 
-    work w = {.image = self->image, .scratch = (uint32_t *)(void *)(self->arena + self->working_at)};
-    w.activations = (int8_t *)(w.scratch + working_words(self->image, &h));
+    work w = {.image = self->image, .activations = (int8_t *)self->arena + self->working_at};
     copy_in(&in, input, w.activations);
     for (uint32_t i = 0; i < h.layers; i++) {
         run_layer(&h, i, &w);

@@ -10,15 +10,14 @@ image_header read_header(const uint8_t *image)
         .input = load_u16(image + 16),
         .output = load_u16(image + 18),
         .activation_bytes = load_u32(image + 20),
-        .scratch_words = load_u32(image + 24),
-        .features = load_u32(image + 28),
-        .input_scale = load_f32(image + 32),
-        .feature_gain = load_f32(image + 36),
-        .centers_at = load_u32(image + 40),
+        .features = load_u32(image + 24),
+        .input_scale = load_f32(image + 28),
+        .feature_gain = load_f32(image + 32),
+        .centers_at = load_u32(image + 36),
+        .scales_at = load_u32(image + 40),
         .tensors_at = load_u32(image + 44),
         .layers_at = load_u32(image + 48),
         .input_zero_point = (int8_t)image[52],
-        .scales_at = load_u32(image + 56),
     };
 }
 
@@ -64,18 +63,8 @@ layer read_layer(const uint8_t *image, const image_header *header, uint32_t inde
         .parameters_at = load_u32(p + 20),
         .weights_at = load_u32(p + 24),
         .weights_length = load_u32(p + 28),
+        .scratch_at = load_u32(p + 32),
     };
-}
-
-uint32_t working_words(const uint8_t *image, const image_header *header)
-{
-    uint32_t words = 2u * header->scratch_words + header->scratch_words / 16u;
-    for (uint32_t i = 0; i < header->layers && words < GATHERED_WORDS; i++) {
-        const layer l = read_layer(image, header, i);
-        if (l.kind == LAYER_CONV && l.encoding == WEIGHTS_DENSE)
-            words = GATHERED_WORDS;
-    }
-    return (words + 1u) & ~1u;
 }
 
 /* [at, at + length) lies between the header and the CRC */
@@ -93,6 +82,19 @@ static int tensor_fits(const image_header *header, const tensor *t)
 
 /* Along one axis: from the window's first value to its last, both included. */
 static uint32_t extent(uint8_t kernel, uint8_t dilation) { return (kernel - 1u) * dilation + 1u; }
+
+/* Whether the tensor ends before `from` or begins at `end` or behind it. */
+static int is_outside(const tensor *t, uint64_t from, uint64_t end)
+{
+    return t->offset + (uint64_t)t->channels * t->plane <= from || t->offset >= end;
+}
+
+/* A layer's scratch lies inside the activation bytes, apart from what the layer reads and writes. */
+static int scratch_fits(const image_header *header, const layer *l, const tensor *in, const tensor *out, uint32_t words)
+{
+    const uint64_t from = l->scratch_at, end = from + 4ull * words;
+    return from % 4u == 0 && end <= header->activation_bytes && is_outside(in, from, end) && is_outside(out, from, end);
+}
 
 static int steps_fit(const layer *l)
 {
@@ -192,16 +194,13 @@ static int entry_fits(const entry_reader *r, int is_rice, const uint8_t *end, ui
 }
 
 /* Walk the entries as the kernels do. The list ends with an entry of value 0 right behind the last row, and the weights
- * end with that entry. */
-static int entries_fit(const image_header *header, const uint8_t *weights, uint32_t length, int is_rice, uint32_t taps,
-                       uint32_t rows, uint32_t row_length, scale_check *scales, uint32_t *stored)
+ * end with that entry. Counts the weights that are not zero, and the entries of the longest row. */
+static int entries_fit(const uint8_t *weights, uint32_t length, int is_rice, uint32_t rows, uint32_t row_length,
+                       scale_check *scales, uint32_t *stored, uint32_t *longest)
 {
     const uint8_t *end = weights + length;
     const uint32_t value_bits = length < FORM_BYTES ? 0 : weights[1];
     if (value_bits < LEAST_VALUE_BITS || value_bits > MOST_VALUE_BITS || weights[0] + 1u + value_bits > MOST_CODE_BITS)
-        return 0;
-    const uint32_t tap_words = (taps + 1u) * TAP_WORDS, most = header->scratch_words - tap_words;
-    if (header->scratch_words < tap_words)
         return 0;
     if (is_rice && length > INT32_MAX / 8)
         return 0;
@@ -215,9 +214,11 @@ static int entries_fit(const image_header *header, const uint8_t *weights, uint3
         for (; r.next < row_length; read_entry(&r, is_rice)) {
             total += magnitude((int8_t)r.value);
             *stored += r.value != 0;
-            if (++count > most || !entry_fits(&r, is_rice, end, value_bits))
+            count++;
+            if (!entry_fits(&r, is_rice, end, value_bits))
                 return 0;
         }
+        *longest = count > *longest ? count : *longest;
         if (!(count ? row_fits(scales, total) : constant_fits(scales)))
             return 0;
     }
@@ -254,9 +255,12 @@ static int conv_fits(const uint8_t *image, const image_header *header, const lay
         !inside(header, l->weights_at, length) || !start_scales(image, header, l, &scales))
         return 0;
     if (l->encoding == WEIGHTS_DENSE)
-        return dense_fits((const int8_t *)weights, length, rows, row_length, &scales, stored);
+        return dense_fits((const int8_t *)weights, length, rows, row_length, &scales, stored) &&
+               scratch_fits(header, l, in, out, GATHERED_WORDS);
+    uint32_t longest = 0;
     return l->encoding <= WEIGHTS_RICE &&
-           entries_fit(header, weights, length, l->encoding == WEIGHTS_RICE, taps, rows, row_length, &scales, stored);
+           entries_fit(weights, length, l->encoding == WEIGHTS_RICE, rows, row_length, &scales, stored, &longest) &&
+           scratch_fits(header, l, in, out, row_words(taps, longest));
 }
 
 /* b has a's size or 1 along every axis */
@@ -344,8 +348,7 @@ entropi_status entropi_describe(const void *image, size_t image_length, entropi_
 
     const image_header h = read_header(p);
     if (h.input >= h.tensors || h.output >= h.tensors || h.features == 0 || h.activation_bytes > INT32_MAX ||
-        h.scratch_words > INT32_MAX / 8 || !inside(&h, h.centers_at, h.features) ||
-        !inside(&h, h.scales_at, h.features) ||
+        !inside(&h, h.centers_at, h.features) || !inside(&h, h.scales_at, h.features) ||
         !inside(&h, h.tensors_at, (uint64_t)h.tensors * TENSOR_BYTES) ||
         !inside(&h, h.layers_at, (uint64_t)h.layers * LAYER_BYTES) || !(h.feature_gain > 0.0f) ||
         !(h.feature_gain < 1e9f) || !(h.input_scale > 0.0f))

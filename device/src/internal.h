@@ -36,7 +36,6 @@
 #define start_again entropi_start_again
 #define start_head entropi_start_head
 #define take_step entropi_take_step
-#define working_words entropi_working_words
 
 /* Those that batch.c compiles once more, for many images at once. */
 #if defined(ENTROPI_IMAGES)
@@ -99,7 +98,7 @@ static inline void copy_bytes(int8_t *to, const int8_t *from, uint32_t count)
 }
 #endif
 
-enum { HEADER_BYTES = 64, TENSOR_BYTES = 16, LAYER_BYTES = 32, CRC_BYTES = 4 };
+enum { HEADER_BYTES = 64, TENSOR_BYTES = 16, LAYER_BYTES = 36, CRC_BYTES = 4 };
 enum {
     LAYER_CONV = 1,
     LAYER_MAX_POOL = 2,
@@ -134,7 +133,7 @@ static inline float load_f32(const uint8_t *p)
 }
 
 typedef struct {
-    uint32_t length, activation_bytes, scratch_words, features;
+    uint32_t length, activation_bytes, features;
     uint32_t centers_at, scales_at, tensors_at, layers_at;
     float input_scale, feature_gain;
     uint16_t tensors, layers, input, output;
@@ -157,6 +156,7 @@ typedef struct {
     uint8_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w;
     int8_t low, high; /* clamp of the output */
     uint32_t parameters_at, weights_at, weights_length;
+    uint32_t scratch_at; /* in the activation bytes */
 } layer;
 
 image_header read_header(const uint8_t *image);
@@ -196,18 +196,13 @@ static inline range range_of(const layer *l, const tensor *out)
 /* Scale `count` sums to neighbouring outputs. The scale's bias is no part of it. */
 void put(const row_scale *scale, const range *outputs, const int32s *sums, uint32_t count, int8s *to);
 
-/* Words before the activation bytes, an even number: for the taps of a sparse kernel, one more of them, and a decoded
- * row, whose weights take two words and a sixteenth each where the header counts one; or for the gathered inputs of a
- * dense convolution. */
-uint32_t working_words(const uint8_t *image, const image_header *header);
-
 /* What a layer kernel works on. */
 typedef struct {
     const uint8_t *image;
     layer layer;
     tensor in, second, out; /* second: where the layer has two operands */
     int8s *activations;     /* the start of all */
-    uint32_t *scratch;      /* the words before them */
+    uint32_t *scratch;      /* words that nothing else uses while the layer runs */
 } work;
 
 typedef void kernel(const work *w);

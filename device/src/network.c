@@ -54,6 +54,9 @@ void run_layer(const image_header *header, uint32_t index, work *w)
     w->out = read_tensor(w->image, header, w->layer.output);
     if (has_two_operands(&w->layer))
         w->second = read_tensor(w->image, header, w->layer.second);
+#if !defined(ENTROPI_IMAGES)
+    w->scratch = (uint32_t *)(void *)(w->activations + w->layer.scratch_at);
+#endif
     layer_kernels[kernel_of(&w->layer, &w->in)](w);
     fill_border(&w->out, w->activations); /* last: an output may lie over an input of its layer, border over values */
 }

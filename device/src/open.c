@@ -17,7 +17,7 @@ NOT_INLINED entropi_status measure(const uint8_t *image, const entropi_head_conf
 {
     const image_header h = read_header(image);
     const uint32_t classes = head->classes, bytes = head->bytes_per_parameter;
-    const uint64_t encoder = ENTROPI_ALIGNED((uint64_t)h.activation_bytes) + 4ull * working_words(image, &h);
+    const uint64_t encoder = ENTROPI_ALIGNED((uint64_t)h.activation_bytes);
     const uint64_t total = ENTROPI_ARENA_BYTES(h.features, encoder, classes, head->batch, bytes, head->replay);
     if (total > INT32_MAX)
         return ENTROPI_E_ARGUMENT;

@@ -70,6 +70,13 @@ SPECIALISE entry_reader open_entries(const uint8_t *weights, int is_rice)
     return r;
 }
 
+/* Words of scratch for a sparse kernel: its taps and one more, two words each; two for a weight and for one before the
+ * first; and for each block of 16 weights, of one begun and of one more, where its lanes start. */
+static inline uint32_t row_words(uint32_t taps, uint32_t entries)
+{
+    return (taps + 1u) * TAP_WORDS + 2u * (entries + 1u) + entries / 16u + 2u;
+}
+
 /* The scales of a layer's rows, read row after row. A row that holds no entries is one byte, its output. */
 typedef struct {
     const uint8_t *at; /* the next row */

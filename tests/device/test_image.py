@@ -6,7 +6,7 @@ import ctypes as c
 import shutil
 import subprocess
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,11 +21,12 @@ from entropi.device.bundle import Preprocessing
 from entropi.device.library import CInfo, kernels_source
 from entropi.export.image import Centering, write_image
 from entropi.export.integer import CONV, Layer, Network, Tensor, quantise_multiplier
-from entropi.export.plan import Place
+from entropi.export.plan import NO_BORDER, Place, Plan
 from entropi.export.rows import DENSE, PAIRS, RICE, forms
 
-LENGTH_AT, SCRATCH_AT, TENSORS_AT, LAYERS_AT, WEIGHTS_AT = 8, 24, 44, 48, 64  # WEIGHTS_AT is that of the first layer
-PARAMETERS, WEIGHTS = 20, 24  # in a layer record; behind the weights' offset stands their length
+LENGTH_AT, TENSORS_AT, LAYERS_AT, WEIGHTS_AT = 8, 44, 48, 64  # WEIGHTS_AT is that of the first layer
+FORMS = {"dense": DENSE, "pairs": PAIRS, "rice": RICE}
+PARAMETERS, WEIGHTS, SCRATCH = 20, 24, 32  # in a layer record; behind the weights' offset stands their length
 
 
 @pytest.fixture
@@ -100,42 +101,69 @@ def test_a_border_changes_no_byte(form, width, stride):
         for border in ((2, 2, 2, 2), (0, 0, 0, 0), (1, 0, 0, 2), (0, 1, 2, 0)):
             pitch = border[1] + width + border[3]
             place = Place(border, 2, 4 * pitch * (border[0] + 5 + border[2]))
-            places = {0: place, 1: Place((0, 0, 0, 0), place.end + 2, 6 * out.height * out.width)}
-            image = lay_out(network, places, {"dense": DENSE, "pairs": PAIRS, "rice": RICE}[form])
+            places = {0: place, 1: Place(NO_BORDER, place.end + 2, 6 * out.height * out.width)}
+            image = lay_out(network, places, FORMS[form], (places[1].end + 3) // 4 * 4)
             np.testing.assert_array_equal(open_image(image).encode_layers(values)[0], expected)
 
 
-def lay_out(network: Network, places: dict[int, Place], form: int) -> bytes:
-    """The image with this plan and form of weights, whatever the exporter would choose."""
-    end = max(place.end for place in places.values())
-    return write(network, plan=lambda *_: (places, end), forms=lambda weight: [forms(weight)[form]])
+def lay_out(network: Network, places: dict[int, Place], form: int, scratch_at: int, less: int = 0) -> bytes:
+    """The image with this plan and form of weights, whatever the exporter would choose; `less` bytes of scratch."""
+
+    def planned(_, __, scratch: Mapping[int, int]) -> Plan:
+        found = {number: Place(NO_BORDER, scratch_at, size - less) for number, size in scratch.items()}
+        return Plan(places, found, max(place.end for place in (*places.values(), *found.values())))
+
+    return write(network, plan=planned, forms=lambda weight: [forms(weight)[form]])
 
 
-def clipped_image() -> bytes:
-    """A 3x3 convolution of a map without a border, which begins and ends where the runtime may just read."""
+def convolution() -> Network:
     t = Tensor(2, 4, 9, 0.05, 3)
     layer = conv_layer(np.random.default_rng(0), t, 1, t, (0,), (3, 3), (1, 1), (1, 1), 0.3)
-    places = {0: Place((0, 0, 0, 0), 1, 72), 1: Place((0, 0, 0, 0), 2, 72)}
-    return lay_out(Network({0: t, 1: t}, 0, 1, [layer]), places, PAIRS)
+    return Network({0: t, 1: t}, 0, 1, [layer])
+
+
+FIRST, LAST = (1, 76, 148), (1092, 1021, 0)  # input, output, scratch; 72 bytes each, and less than 1,020 of scratch
 
 
 @pytest.mark.parametrize(
-    ("what", "section", "byte", "change"),
+    ("what", "at", "section", "byte", "change"),
     [
-        ("a map that begins too early", TENSORS_AT, 0, -1),
-        ("a map that ends too late", TENSORS_AT, 0, 1),
-        ("windows that begin further left", LAYERS_AT, 13, 1),
-        ("windows that end further right", LAYERS_AT, 15, 1),
-        ("no stride", LAYERS_AT, 11, -1),
-        ("no dilation", LAYERS_AT, 14, -1),
+        ("a map that begins too early", FIRST, TENSORS_AT, 0, -1),
+        ("a map that ends too late", LAST, TENSORS_AT, 0, 1),
+        ("windows that begin further left", FIRST, LAYERS_AT, 13, 1),
+        ("windows that end further right", LAST, LAYERS_AT, 15, 1),
+        ("no stride", LAST, LAYERS_AT, 11, -1),
+        ("no dilation", LAST, LAYERS_AT, 14, -1),
     ],
 )
-def test_reading_beyond_the_activations_is_refused(what, section, byte, change):
-    image = clipped_image()
+def test_reading_beyond_the_activations_is_refused(what, at, section, byte, change):
+    """A 3x3 convolution of a map without a border, which begins or ends where the runtime may just read."""
+    places = {number: Place(NO_BORDER, at[number], 72 + (at[number] == 1092)) for number in (0, 1)}
+    image = lay_out(convolution(), places, PAIRS, at[2])
     at = u32(image, section) + byte
     open_image(image).encode(np.zeros((2, 4, 9), np.int8))
     with pytest.raises(DeviceError, match="E_IMAGE"):
         describe(patched(image, {at: image[at] + change}))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_scratch_lies_apart_from_what_its_layer_reads_and_writes(form):
+    """Behind the input and right before the output, then at the end."""
+    network = convolution()
+    size = write_image(network, Centering(np.zeros(72, np.int8), 1.0), forms=lambda w: [forms(w)[FORMS[form]]])[1][
+        0
+    ].scratch
+    between = {0: Place(NO_BORDER, 1, 75), 1: Place(NO_BORDER, 76 + size, 72)}
+    image = lay_out(network, between, FORMS[form], 76)
+    open_image(image).encode(np.zeros((2, 4, 9), np.int8))
+    at = layer_record(image) + SCRATCH
+    for changes in ({at: 72}, {at: 80}, {at: 77}, {at: 78}, {at + 2: 1}, {at + 3: 255}):
+        with pytest.raises(DeviceError, match="E_IMAGE"):
+            describe(patched(image, changes))
+    first = {0: Place(NO_BORDER, 1, 75), 1: Place(NO_BORDER, 76, 72)}
+    assert describe(lay_out(network, first, FORMS[form], 148)).layers == 1
+    with pytest.raises(DeviceError, match="E_IMAGE"):
+        describe(lay_out(network, first, FORMS[form], 148, less=1))
 
 
 def one_by_one(weight: np.ndarray, scales=None, bias=None) -> Network:
@@ -208,7 +236,7 @@ def patched(image: bytes, changes: dict[int, int]) -> bytes:
 
 
 def layer_record(image: bytes, number: int = 0) -> int:
-    return u32(image, LAYERS_AT) + 32 * number
+    return u32(image, LAYERS_AT) + 36 * number
 
 
 def at_the_end(image: bytes, section: int, data: bytes, number: int = 0) -> bytes:
@@ -274,7 +302,6 @@ def hostile() -> dict[str, tuple[str, Callable[[bytes], dict[int, int]]]]:
     }
     for form in ("pairs", "rice"):
         cases |= {
-            f"a row too long, {form}": (form, lambda image: {SCRATCH_AT: image[SCRATCH_AT] - 1}),
             f"values of 1 bit, {form}": (form, lambda image: {WEIGHTS_AT + 1: 1}),
             f"values of 9 bits, {form}": (form, lambda image: {WEIGHTS_AT + 1: 9}),
         }

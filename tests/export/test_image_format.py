@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import struct
@@ -106,15 +107,15 @@ def decode(image: bytes) -> dict:
     def f(at):
         return struct.unpack_from("<f", image, at)[0]
 
-    assert image[:4] == b"ENTR" and u(4, 2) == 5 and u(6, 2) == 64 and u(8, 4) == len(image)
+    assert image[:4] == b"ENTR" and u(4, 2) == 6 and u(6, 2) == 64 and u(8, 4) == len(image)
     assert u(len(image) - 4, 4) == zlib.crc32(image[:-4])
-    assert image[53:56] == bytes(3) and image[60:64] == bytes(4)
+    assert image[53:64] == bytes(11)
     found = {
-        "input": u(16, 2), "output": u(18, 2), "activation_bytes": u(20, 4), "scratch_words": u(24, 4),
-        "features": u(28, 4), "input_scale": f(32), "gain": f(36), "input_zero_point": i(52, 1),
+        "input": u(16, 2), "output": u(18, 2), "activation_bytes": u(20, 4), "features": u(24, 4),
+        "input_scale": f(28), "gain": f(32), "input_zero_point": i(52, 1),
     }  # fmt: skip
-    found["centers"] = np.frombuffer(image, np.int8, found["features"], u(40, 4))
-    found["scales"] = np.frombuffer(image, np.uint8, found["features"], u(56, 4))
+    found["centers"] = np.frombuffer(image, np.int8, found["features"], u(36, 4))
+    found["scales"] = np.frombuffer(image, np.uint8, found["features"], u(40, 4))
     tensors = found["tensors"] = []
     for number in range(u(12, 2)):
         at = u(44, 4) + 16 * number
@@ -125,13 +126,13 @@ def decode(image: bytes) -> dict:
         assert image[at + 15] == 0
     layers = found["layers"] = []
     for number in range(u(14, 2)):
-        at = u(48, 4) + 32 * number
+        at = u(48, 4) + 36 * number
         layer = {
             "kind": image[at], "encoding": image[at + 1], "input": u(at + 2, 2), "second": u(at + 4, 2),
             "output": u(at + 6, 2), "kernel": (image[at + 8], image[at + 9]),
             "stride": (image[at + 10], image[at + 11]), "pad": (image[at + 12], image[at + 13]),
             "dilation": (image[at + 14], image[at + 15]), "groups": u(at + 16, 2),
-            "clamp": (i(at + 18, 1), i(at + 19, 1)),
+            "clamp": (i(at + 18, 1), i(at + 19, 1)), "scratch_at": u(at + 32, 4),
         }  # fmt: skip
         parameters, weights, length = u(at + 20, 4), u(at + 24, 4), u(at + 28, 4)
         if layer["kind"] == 1:
@@ -233,9 +234,11 @@ def test_an_image_holds_the_network(density, optimize):
     centering = Centering(rng.integers(-128, 128, 80).astype(np.int8), 0.0125, scales)
     image, reports = write_image(network, centering, optimize)
     found = decode(image)
-    places, activation_bytes = plan(network, optimize)
+    words = {number: scratch_words(record) for number, record in enumerate(found["layers"]) if record["kind"] == CONV}
+    planned = plan(network, optimize, {number: 4 * count for number, count in words.items()})
+    places = planned.places
 
-    assert found["activation_bytes"] == activation_bytes
+    assert found["activation_bytes"] == planned.bytes
     assert (found["input"], found["output"], found["features"]) == (network.input, network.output, 80)
     assert (found["input_scale"], found["gain"]) == (np.float32(0.05), np.float32(0.0125))
     assert found["input_zero_point"] == network.tensors[0].zero_point
@@ -268,13 +271,19 @@ def test_an_image_holds_the_network(density, optimize):
                     assert constant(row, layer, zero_point) == constant((bias, *scale), layer, zero_point)
         else:
             assert tuple(record["scales"]) == layer.scales
-    sparse = [r for r in found["layers"] if r["kind"] == CONV and r["encoding"]]
-    words = max((2 * (np.prod(r["kernel"]) + 1) + r["stored"].max() for r in sparse), default=0)
-    assert found["scratch_words"] == words
+    for number, (record, report) in enumerate(zip(found["layers"], reports, strict=True)):
+        assert report.scratch == 4 * words.get(number, 0)
+        assert record["scratch_at"] == (planned.scratch[number].offset if number in words else 0)
 
     info = describe(image)
     stored = [r.weights if r.encoding == "dense" else r.nonzeros for r in reports]
     assert (info.stored_weights, info.macs) == (sum(stored), sum(r.macs for r in reports))
+
+
+def scratch_words(conv: dict) -> int:
+    """As docs/image-format.md says."""
+    longest = int(conv["stored"].max())
+    return 2 * (math.prod(conv["kernel"]) + longest + 3) + longest // 16 if conv["encoding"] else 128
 
 
 def constant(row: int | tuple[int, int, int], layer: Layer, zero_point: int) -> int:

@@ -85,7 +85,7 @@ def test_outputs_over_inputs(each_kernel, compiler, open_on):
         rng, tensors[1], 2, tensors[2], (1,), (3, 3), (1, 1), (1, 1), 0.4, groups=12, largest=15
     )  # fmt: skip
     network = Network(tensors, 0, 2, [points, depthwise])
-    places, _ = plan(network, "speed")
+    places = plan(network, "speed").places
     assert places[1].offset < places[2].end and places[2].offset < places[1].end
     image = write(network, "speed")
     bundle = Bundle(Path(), image, {}, Preprocessing((0.0,) * 2, (1.0,) * 2, 0.05, -7))
