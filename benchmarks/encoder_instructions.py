@@ -87,8 +87,8 @@ def stored(network: Network, aim: str, core: str) -> tuple[Bundle, list[LayerRep
 def firmware_of(bundle: Bundle, core: str, compiler: Compiler) -> Firmware:
     arena = measure(bundle.image, SMALLEST_HEAD).total
     if core in MODELS:
-        return build_without_limits(bundle.image, core, arena, compiler)
-    return build_firmware(bundle.image, BOARD_OF[core], arena, compiler=compiler)
+        return build_without_limits(bundle.image, core, arena, SMALLEST_HEAD, compiler)
+    return build_firmware(bundle.image, BOARD_OF[core], arena, SMALLEST_HEAD, compiler)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import cache
 
 from entropi.device.session import DeviceError, HeadConfig, Need
-from entropi.device.toolchain import KERNELS_SOURCE, RUNTIME_SOURCES, build_shared
+from entropi.device.toolchain import KERNELS_SOURCE, MODES_SOURCE, RUNTIME_SOURCES, build_shared
 
 
 class CInfo(c.Structure):
@@ -172,6 +172,13 @@ def kernels_source(image: bytes) -> str:
                 continue
         lines.append(line)
     return "".join(lines)
+
+
+def modes_source(head: HeadConfig) -> str:
+    """modes.c with the memory mode alone that a head needs."""
+    lines = MODES_SOURCE.read_text().splitlines(keepends=True)
+    wanted = f"[MODE_OF({head.bytes_per_parameter})]"
+    return "".join(line for line in lines if "[MODE_OF(" not in line or wanted in line)
 
 
 def record_bytes(need: Need) -> int:

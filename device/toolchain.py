@@ -17,6 +17,7 @@ HERE = Path(__file__).resolve().parent
 INCLUDE = HERE / "include"
 RUNTIME_SOURCES = tuple(sorted((HERE / "src").glob("*.c")))
 KERNELS_SOURCE = HERE / "src" / "kernels.c"  # one of them; library.kernels_source makes that of an image
+MODES_SOURCE = HERE / "src" / "modes.c"  # and library.modes_source that of a head
 
 WARNINGS = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-Wpedantic")
 NUMERICS = ("-ffp-contract=off",)

@@ -12,10 +12,12 @@ from pathlib import Path
 
 from elftools.elf.elffile import ELFFile
 
-from entropi.device.library import describe, kernels_source
+from entropi.device.library import describe, kernels_source, measure, modes_source, record_bytes
+from entropi.device.session import HeadConfig
 from entropi.device.toolchain import (
     CORES,
     KERNELS_SOURCE,
+    MODES_SOURCE,
     RUNTIME_SOURCES,
     ZIG,
     Compiler,
@@ -27,7 +29,10 @@ from entropi.firmware_sim.boards import Board, BoardError, Memory
 
 FIRMWARE = Path(__file__).resolve().parent / "firmware"
 PORT, FLASH = FIRMWARE / "port_semihosting.c", FIRMWARE / "flash.c"
-SOURCES = (*sorted(set(FIRMWARE.glob("*.c")) - {PORT, FLASH}), *sorted(set(RUNTIME_SOURCES) - {KERNELS_SOURCE}))
+SOURCES = (
+    *sorted(set(FIRMWARE.glob("*.c")) - {PORT, FLASH}),
+    *sorted(set(RUNTIME_SOURCES) - {KERNELS_SOURCE, MODES_SOURCE}),
+)
 STACK_MINIMUM = 2048  # bytes of RAM kept for the stack at least; the rest of RAM is the stack's too
 NUMBER_BYTES = 2  # of a layer or a label, in front of an input or features
 COMMAND_BYTES = 64  # the longest command without input or features, rounded up
@@ -78,18 +83,18 @@ def build_firmware(
     image: bytes,
     board: Board,
     arena_bytes: int,
-    record_bytes: int = 0,
+    head: HeadConfig | None = None,
     compiler: Compiler = ZIG,
     port: Path = PORT,
     flash: Path = FLASH,
 ) -> Firmware:
     """Compile, once for each core and compiler, and link the runtime, the main loop and an image.
 
-    arena_bytes is what the firmware's arena has to hold, record_bytes what a stored head takes. The store's two slots,
-    of whole pages, are the end of flash; there are none where the firmware needs those bytes, or the board's file tells
-    no pages. port and flash are the C files with the functions of port.h and flash.h: the emulator's, unless a real
-    board's are given. Raises BoardError with needed, given and missing bytes where flash or RAM is too small,
-    ToolchainError where the compiler fails, DeviceError (E_IMAGE, E_VERSION).
+    arena_bytes is what the firmware's arena has to hold. With `head`, the firmware has the code for that head's bytes a
+    parameter alone, and two slots to store it, of whole pages, at the end of flash; there are none where the firmware
+    needs those bytes, or the board's file tells no pages. port and flash are the C files with the functions of port.h
+    and flash.h: the emulator's, unless a real board's are given. Raises BoardError with needed, given and missing bytes
+    where flash or RAM is too small, ToolchainError where the compiler fails, DeviceError (E_IMAGE, E_VERSION).
     """
     info = describe(image)
     frame = max(NUMBER_BYTES + max(info.channels * info.height * info.width, info.features), COMMAND_BYTES)
@@ -98,17 +103,21 @@ def build_firmware(
     sizes = {"arena": arena_bytes, "frame": frame, "features": info.features, "stack": STACK_MINIMUM}
     compile_one = partial(compile_object, CORES[board.core], compiler=compiler)
     with ThreadPoolExecutor() as pool, tempfile.TemporaryDirectory(prefix="entropi-") as folder:
-        kernels = Path(folder) / KERNELS_SOURCE.name
+        kernels, modes = Path(folder) / KERNELS_SOURCE.name, Path(folder) / MODES_SOURCE.name
         kernels.write_text(kernels_source(image))
-        sources = (*SOURCES, port, flash, kernels)
+        modes.write_text(modes_source(head) if head else MODES_SOURCE.read_text())
+        sources = (*SOURCES, port, flash, kernels, modes)
         objects = list(pool.map(lambda source: compile_one(source, FIRMWARE, KERNELS_SOURCE.parent), sources))
-    slot = -(-record_bytes // board.flash_page) * board.flash_page if board.flash_page else 0
+    record = record_bytes(measure(image, head)) if head else 0
+    slot = -(-record // board.flash_page) * board.flash_page if board.flash_page else 0
     return link(board, objects, image, sizes, slot, compiler)
 
 
-def build_without_limits(image: bytes, core: str, arena_bytes: int, compiler: Compiler = ZIG) -> Firmware:
+def build_without_limits(
+    image: bytes, core: str, arena_bytes: int, head: HeadConfig | None = None, compiler: Compiler = ZIG
+) -> Firmware:
     """build_firmware for a board of that core with ample memory: `needed` says what it takes of any board."""
-    return build_firmware(image, replace(AMPLE, core=core), arena_bytes, compiler=compiler)
+    return build_firmware(image, replace(AMPLE, core=core), arena_bytes, head, compiler)
 
 
 def link(

@@ -10,7 +10,7 @@ import numpy as np
 
 from entropi.device.budget import plan_head
 from entropi.device.bundle import Bundle
-from entropi.device.library import CNeed, describe, measure, raise_for, record_bytes, refusal, to_need
+from entropi.device.library import CNeed, describe, raise_for, record_bytes, refusal, to_need
 from entropi.device.session import Device, DeviceError, HeadConfig, Need
 from entropi.device.toolchain import CORES
 from entropi.device.units import parse_bytes
@@ -253,8 +253,7 @@ class Simulator(FramedDevice):
         if head is None:
             plan = plan_head(bundle.image, arena, classes, **options)
             head, self.gave_up = plan.head, plan.gave_up
-        record = record_bytes(measure(bundle.image, head))
-        self.firmware = build_firmware(bundle.image, self.board, arena, record)
+        self.firmware = build_firmware(bundle.image, self.board, arena, head)
         elf = self.firmware.elf
         in_unicorn = self.board.core in MODELS
         self.emulator = Emulator(self.board, elf, instruction_limit) if in_unicorn else Qemu(self.board, elf)

@@ -23,17 +23,18 @@ def fits(
 ) -> list[dict]:
     """Each board as JSON-able data, its `flash` and `ram` with bytes `needed`, `left` and `missing`.
 
-    The firmware is linked for each core, with `budget` bytes of arena and the smallest stack. Raises DeviceError where
+    The firmware is linked for each core, for the head that plan_head picks, with `budget` bytes of arena and the
+    smallest stack. Raises DeviceError where
     no head of `classes` classes fits the budget, BoardError where no board could take the input.
     """
     boards, arena = list(boards), parse_bytes(budget)
-    plan_head(bundle.image, arena, classes)
+    head = plan_head(bundle.image, arena, classes).head
     cores = list(dict.fromkeys(board.core for board in boards))
     linked = {}
     for number, core in enumerate(cores):
         if progress:
             progress(number, len(cores), f"linking for {core}")
-        linked[core] = build_without_limits(bundle.image, core, arena)
+        linked[core] = build_without_limits(bundle.image, core, arena, head)
     found = []
     for board in boards:
         firmware = linked[board.core]

@@ -31,7 +31,8 @@ typedef enum {
     ENTROPI_E_EMPTY = -7,    /* nothing is stored */
     ENTROPI_E_DAMAGED = -8,  /* what is stored is no whole record */
     ENTROPI_E_FOREIGN = -9,  /* a whole record, of another image or of a head of another format */
-    ENTROPI_E_KERNEL = -10   /* kernels.c of this build was made for another image and lacks a kernel of this one */
+    ENTROPI_E_KERNEL = -10   /* this build lacks what is asked for: kernels.c a kernel of the image, or modes.c the head's
+                              * bytes a parameter */
 } entropi_status;
 
 /* What an image holds; see entropi_describe. */

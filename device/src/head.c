@@ -14,6 +14,7 @@ linear_head locate_head(const entropi *self)
     uint8_t *a = self->arena;
     linear_head h = {
         .config = config,
+        .mode = memory_modes[MODE_OF(config->bytes_per_parameter)],
         .centers = (const int8_t *)self->image + image.centers_at,
         .scales = self->image + image.scales_at,
         .gain = image.feature_gain,

@@ -15,8 +15,17 @@ typedef struct {
     uint32_t steps; /* taken so far */
 } head_state;
 
+/* What differs between weights of 12, 8, 4 and 2 bytes a parameter. Those of a build stand in modes.c, NULL for one that
+ * was left out. */
+typedef struct memory_mode memory_mode;
+#define MODE_OF(bytes_per_parameter) ((bytes_per_parameter) / 4)
+enum { MODES = MODE_OF(12) + 1 };
+extern const memory_mode *const memory_modes[MODES];
+extern const memory_mode gradient_and_momentum, momentum_alone, weights_alone, short_weights;
+
 typedef struct {
     const entropi_head_config *config;
+    const memory_mode *mode;
     const int8_t *centers;
     const uint8_t *scales;
     float gain;

@@ -17,14 +17,22 @@
 #endif
 
 /* What the linker calls the functions that the files share: none may meet one of the firmware's own. */
+#define add_by_blocks entropi_add_by_blocks
 #define add_sample entropi_add_sample
+#define by_blocks entropi_by_blocks
 #define draw_sample entropi_draw_sample
 #define exp_negative entropi_exp_negative
+#define gradient_and_momentum entropi_gradient_and_momentum
+#define halve_words entropi_halve_words
 #define head_format entropi_head_format
 #define keep_sample entropi_keep_sample
+#define largest_whole entropi_largest_whole
+#define largest_word entropi_largest_word
 #define locate_head entropi_locate_head
 #define log_above_one entropi_log_above_one
 #define make_room entropi_make_room
+#define memory_modes entropi_memory_modes
+#define momentum_alone entropi_momentum_alone
 #define read_header entropi_read_header
 #define read_layer entropi_read_layer
 #define read_tensor entropi_read_tensor
@@ -32,10 +40,13 @@
 #define run_usual_add entropi_run_usual_add
 #define run_usual_max_pool entropi_run_usual_max_pool
 #define score_classes entropi_score_classes
+#define score_whole entropi_score_whole
+#define short_weights entropi_short_weights
 #define standardise entropi_standardise
 #define start_again entropi_start_again
 #define start_head entropi_start_head
 #define take_step entropi_take_step
+#define weights_alone entropi_weights_alone
 
 /* Those that batch.c compiles once more, for many images at once. */
 #if defined(ENTROPI_IMAGES)

@@ -41,7 +41,9 @@ entropi_status entropi_measure(const void *image, size_t image_length, const ent
     if (!head || !need || !head_fits(head))
         return ENTROPI_E_ARGUMENT;
     const entropi_status status = entropi_describe(image, image_length, &info);
-    return status ? status : measure(image, head, need);
+    if (status)
+        return status;
+    return memory_modes[MODE_OF(head->bytes_per_parameter)] ? measure(image, head, need) : ENTROPI_E_KERNEL;
 }
 
 void start_again(entropi *self)

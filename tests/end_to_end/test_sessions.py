@@ -16,7 +16,6 @@ import pytest
 from pty_board import Faults, PtyBoard
 
 from entropi.device import Bundle, HeadConfig, plan_head
-from entropi.device.library import record_bytes
 from entropi.export import export_pixels
 from entropi.firmware_sim import board
 from entropi.firmware_sim.build import FIRMWARE, build_firmware
@@ -133,8 +132,8 @@ def test_no_torch_is_loaded(grey, tmp_path):
 @pytest.fixture(scope="module")
 def storing(pixels):
     """Firmware with two slots for a head of the session's plan."""
-    need = plan_head(pixels.image, 16 * 1024, 10).need
-    return build_firmware(pixels.image, board("nucleo-f446re"), 16 * 1024, record_bytes(need))
+    head = plan_head(pixels.image, 16 * 1024, 10).head
+    return build_firmware(pixels.image, board("nucleo-f446re"), 16 * 1024, head)
 
 
 def test_a_board_that_loses_its_power_goes_on_and_keeps_its_head(run, pixels, storing, tmp_path):

@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 from networks import residual_network
 
-from entropi.device.library import describe, kernels_source
+from entropi.device import DeviceError, HeadConfig, HostDevice, describe, measure
+from entropi.device.library import kernels_source
 from entropi.device.toolchain import CORES, GCC, KERNELS_SOURCE, ZIG, ToolchainError, compile_object
 from entropi.export.image import Centering, write_image
 from entropi.firmware_sim.boards import BoardError, Memory, boards
 from entropi.firmware_sim.build import FIRMWARE, STACK_MINIMUM, build_firmware, build_without_limits
+from entropi.firmware_sim.emulator import Emulator
+from entropi.firmware_sim.session import FramedDevice
 
 LARGE = 600_000  # bytes, more than the nucleo's flash
 
@@ -102,6 +105,26 @@ def test_what_firmware_needs_is_what_the_linker_asks_of_every_board():
             assert error.needed == (flash if error.region == "flash" else ram)
             refused.append(board.name)
     assert 0 < len(refused) < len(boards())
+
+
+@pytest.mark.parametrize("size", [12, 8, 4, 2])
+def test_code_for_other_heads_is_left_out(nucleo, compiler, bundle, size):
+    """What is left is at least 1 KiB less, learns, and refuses heads of other bytes a parameter."""
+    heads = {asked: HeadConfig(classes=3, batch=1, bytes_per_parameter=asked) for asked in (12, 8, 4, 2)}
+    arena = measure(bundle.image, heads[12]).total
+    whole = build(nucleo, bundle.image, arena, compiler)
+    alone = build_firmware(bundle.image, nucleo, arena, heads[size], compiler)
+    assert alone.flash["text"] < whole.flash["text"] - 1024 and alone.slots > whole.slots == 0
+    for asked, head in heads.items():
+        on = Emulator(nucleo, alone.elf)
+        if asked != size:
+            with pytest.raises(DeviceError, match="E_KERNEL"):
+                FramedDevice(bundle, on, head, arena)
+            continue
+        with FramedDevice(bundle, on, head, arena) as device, HostDevice(bundle, arena, head=head) as host:
+            features = np.arange(device.info.features, dtype=np.int8)
+            assert device.learn_features(features, 1) == host.learn_features(features, 1)
+            assert device.predict_features(features) == host.predict_features(features)
 
 
 def test_a_compiler_that_was_told_of_another_fpu_is_refused(compiler):
