@@ -21,20 +21,21 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path, PurePath
 
 import numpy as np
 from elftools.elf.elffile import ELFFile
 from pages import ROOT, filled, markdown
 
-from entropi.device import SMALLEST_HEAD, Bundle, measure
+from entropi.device import SMALLEST_HEAD, Bundle, HeadConfig, measure
 from entropi.device.bundle import Preprocessing
 from entropi.device.files import write_atomically, write_json
 from entropi.device.toolchain import CORES, GCC, ZIG, Compiler
-from entropi.export.image import Centering, LayerReport, write_image
+from entropi.export.image import Centering, LayerReport, scratch_of, write_image
 from entropi.export.integer import Network
-from entropi.export.layout import HEADER
 from entropi.export.narrow import WEIGHT_BITS, narrow
+from entropi.export.plan import plan
 from entropi.export.reader import from_tflite
 from entropi.export.removal import remove
 from entropi.export.tflm import run_reference
@@ -47,7 +48,11 @@ from entropi.host.provenance import provenance
 
 FIXTURE = ROOT / "benchmarks" / "fixtures" / "resnet18_alpha0.0075_int8.tflite.gz"
 RESULT = ROOT / "results" / "encoder_instructions.json"
-PAGES = ROOT / "docs" / "boards.md", ROOT / "docs" / "performance.md"
+MODES = (12, 8, 4, 2)  # bytes a parameter
+PAGES = {
+    ROOT / "docs" / "boards.md": ("memory", "modes", "sources"),
+    ROOT / "docs" / "performance.md": ("cores", "layers"),
+}
 VARIANTS = ((WEIGHT_BITS, "size"), (WEIGHT_BITS, "speed"), (8, "speed"))
 BOARD_OF = {board.core: board for board in boards().values()}
 CMSIS_NN = {
@@ -84,11 +89,26 @@ def stored(network: Network, aim: str, core: str) -> tuple[Bundle, list[LayerRep
     return Bundle(Path(), image, {}, Preprocessing((0.0,), (1.0,), source.scale, source.zero_point)), layers
 
 
-def firmware_of(bundle: Bundle, core: str, compiler: Compiler) -> Firmware:
+def scratch_bytes(network: Network, aim: str, layers: list[LayerReport]) -> int:
+    """What scratch adds to the bytes of the tensors."""
+    return plan(network, aim, scratch_of(layers)).bytes - plan(network, aim).bytes
+
+
+def firmware_of(bundle: Bundle, core: str, compiler: Compiler, head: HeadConfig | None = SMALLEST_HEAD) -> Firmware:
     arena = measure(bundle.image, SMALLEST_HEAD).total
     if core in MODELS:
-        return build_without_limits(bundle.image, core, arena, SMALLEST_HEAD, compiler)
-    return build_firmware(bundle.image, BOARD_OF[core], arena, SMALLEST_HEAD, compiler)
+        return build_without_limits(bundle.image, core, arena, head, compiler)
+    return build_firmware(bundle.image, BOARD_OF[core], arena, head, compiler)
+
+
+def code_bytes(firmware: Firmware) -> int:
+    return firmware.flash["text"] + firmware.flash["rodata"]
+
+
+def code_by_mode(bundle: Bundle, core: str, compiler: Compiler) -> dict[str, int]:
+    """Bytes of code with each memory mode alone, and with all of them."""
+    heads = {f"{size}": replace(SMALLEST_HEAD, bytes_per_parameter=size) for size in MODES} | {"all": None}
+    return {name: code_bytes(firmware_of(bundle, core, compiler, head)) for name, head in heads.items()}
 
 
 @contextmanager
@@ -136,11 +156,11 @@ def run(bundle: Bundle, layers: list[LayerReport], values: np.ndarray, core: str
         "instructions_a_nonzero_mac": round(instructions / macs, 3),
         "features_crc32": f"{zlib.crc32(features.tobytes()):08x}",
         "image_bytes": len(bundle.image),
-        "code_bytes": firmware.flash["text"] + firmware.flash["rodata"],
+        "code_bytes": code_bytes(firmware),
+        "code_bytes_by_mode": code_by_mode(bundle, core, compiler),
         "code_bytes_by_source": code_by_source(firmware),
         "stack_bytes": cost["stack_used"],
         "encoder_arena_bytes": cost["arena"]["encoder"],
-        "scratch_bytes": cost["arena"]["encoder"] - -(-HEADER.unpack_from(bundle.image)[8] // 8) * 8,
         "layers": {
             layer.name: {"stored": layer.encoding, "instructions": taken}
             | ({"a_nonzero_mac": _a_mac(layer, taken)} if layer.nonzeros else {})
@@ -177,7 +197,8 @@ def measured() -> dict:
             found = [run(bundle, layers, values, core, compiler) for compiler in compilers]
             if any(entry["features_crc32"] != expected for entry in found):
                 raise SystemExit(f"features on {core} are not tflite-micro's, weights of {bits} bits, for {aim}")
-            runs += [{"weight_bits": bits, "optimize": aim, **entry} for entry in found]
+            variant = {"weight_bits": bits, "optimize": aim, "scratch_bytes": scratch_bytes(network, aim, layers)}
+            runs += [variant | entry for entry in found]
         networks[bits] = {
             "nonzeros": sum(layer.nonzeros for layer in layers),
             "nonzero_macs": sum(layer.nonzeros * layer.shape[1] * layer.shape[2] for layer in layers),
@@ -232,6 +253,20 @@ def tables(content: dict) -> dict[str, str]:
     return {
         "cores": markdown((*columns, ">CMSIS-NN, dense"), map(row, cores)),
         "memory": markdown(("core, speed", *code), map(memory, cores)),
+        "modes": markdown(
+            ("core, compiler", *(f">{size}" for size in MODES), ">all four"),
+            (
+                (
+                    f"{core}, {name}",
+                    *(
+                        f"{of[WEIGHT_BITS, 'speed', core, name]['code_bytes_by_mode'][key]:,}"
+                        for key in (*map(str, MODES), "all")
+                    ),
+                )
+                for core in cores
+                for name in names
+            ),
+        ),
         "sources": markdown(
             ("source", *(f">{core}" for core in cores)),
             ((name, *(f"{found[name]:,}" if name in found else "" for found in sources)) for name in files),
@@ -250,8 +285,8 @@ def main() -> None:
 
 def fill_pages() -> None:
     found = tables(json.loads(RESULT.read_bytes()))
-    for page in PAGES:
-        write_atomically(page, filled(page.read_text(), found).encode())
+    for page, names in PAGES.items():
+        write_atomically(page, filled(page.read_text(), {name: found[name] for name in names}).encode())
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -10,14 +9,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def filled(page: str, tables: dict[str, str]) -> str:
-    """The page with every table between its markers. Raises ValueError for a marker that no table is for."""
-
-    def fill(found: re.Match) -> str:
-        if found[1] not in tables:
-            raise ValueError(f"the page has a marker {found[1]!r}; there is no such table")
-        return f"<!-- {found[1]} -->\n\n{tables[found[1]]}\n<!-- end -->"
-
-    return re.sub(r"<!-- ((?!end)[^>]+?) -->.*?<!-- end -->", fill, page, flags=re.DOTALL)
+    """The page with every table between its markers; other tables stay. Raises ValueError where a table has none."""
+    for name, table in tables.items():
+        before, start, rest = page.partition(f"<!-- {name} -->\n\n")
+        _, end, behind = rest.partition("<!-- end -->")
+        if not end:
+            raise ValueError(f"the page has no place for a table {name!r}; mark it")
+        page = f"{before}{start}{table}\n{end}{behind}"
+    return page
 
 
 def markdown(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

@@ -130,7 +130,8 @@ def refusal(status: str, need: Need | None = None) -> DeviceError:
         "E_DAMAGED": "the stored head is damaged, as by a power cut during the very first save; learn and save again",
         "E_FOREIGN": "the stored head belongs to another image, number of classes or width of weights; open the image "
         "and head that it was saved from, or learn and save again",
-        "E_KERNEL": "the firmware was built for another image and lacks a kernel of this one; build it again",
+        "E_KERNEL": "the firmware was built for another image or head: it lacks a kernel of this image, or code for "
+        "heads of so many bytes a parameter; build it again",
     }
     return DeviceError(f"{status}: {meanings.get(status, 'unknown status')}", status, need)
 

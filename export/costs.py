@@ -23,7 +23,7 @@ from entropi.export.rows import FORM_BYTES, SHIFT_BYTE
 
 COSTS = Path(__file__).with_name("costs.json")
 DEFAULT_CORE = "cortex-m4f"
-VECTOR_CORE = "cortex-m55"  # runs sparse_mve.c, usual_mve.c and dense.c's vectors
+VECTOR_CORE = "cortex-m55"  # runs sparse_vectors.c, usual_mve.c and dense.c's vectors
 PAIR_CORES = ("cortex-m4f", "cortex-m7", "cortex-m33")  # dense.c widens inputs to pairs of 16 bits
 ELEMENTWISE = ("add", "sub", "mul")
 VECTOR_BYTES = 16
@@ -204,7 +204,7 @@ def _listed(record: Record) -> Counter[str]:
 
 
 def _sparse_by_vectors(record: Record) -> Counter[str]:
-    """The loops of sparse_mve.c."""
+    """The loops of sparse_vectors.c on it."""
     (height, width), rows, entries = record.kernel, record.rows, _entries(record)
     inside = [_inside(record, axis) for axis in (0, 1)]
     down, across = int((inside[0] == height).sum()), int((inside[1] == width).sum())

@@ -25,7 +25,7 @@ from entropi.export.costs import DEFAULT_CORE, check_core
 from entropi.export.fidelity import cosine
 from entropi.export.flat import int8_ends
 from entropi.export.graph import from_module
-from entropi.export.image import Centering, LayerReport, Optimize, write_image
+from entropi.export.image import Centering, LayerReport, Optimize, scratch_of, write_image
 from entropi.export.integer import Network, Tensor
 from entropi.export.narrow import INT8_BITS, WEIGHT_BITS, check_bits, narrow
 from entropi.export.onnx import check_int8_onnx, check_onnx, quantise_onnx, write_onnx
@@ -348,7 +348,7 @@ def _savings(
     model: bytes, network: Network, removed: Removed, optimize: Optimize, layers: Sequence[LayerReport]
 ) -> dict:
     """For the report: what the removals saved, and where the memory of the activations goes."""
-    scratch = {number: layer.scratch for number, layer in enumerate(layers) if layer.scratch}
+    scratch = scratch_of(layers)
     planned = plan(network, optimize, scratch)
     places, most = planned.places, peak(network, planned)
     names = ("input", *(layer.name for layer in network.layers), "output")

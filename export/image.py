@@ -163,6 +163,11 @@ def _record(network: Network, layer: Layer, places: dict[int, Place], form: Form
     )  # fmt: skip
 
 
+def scratch_of(layers: Sequence[LayerReport]) -> dict[int, int]:
+    """What a plan has to place beside the tensors: bytes of scratch, by the number of the layer that works in them."""
+    return {number: layer.scratch for number, layer in enumerate(layers) if layer.scratch}
+
+
 def write_image(
     network: Network,
     centering: Centering,

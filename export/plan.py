@@ -133,25 +133,27 @@ def plan(network: Network, optimize: Optimize = "size", scratch: Mapping[int, in
     """Place every tensor, and `scratch`: bytes by the number of the layer that works in them.
 
     "speed": every tensor has the border that its readers want. "size": as few bytes as without any border, or
-    MOST_OVER_ALIVE times alive_bytes where that is more, and of the borders that fit there those that spare most work.
+    MOST_OVER_ALIVE times alive_bytes where that is more, and of the borders that fit there those that spare most work;
+    scratch comes on top of that.
     """
     wanted = borders(network)
     if optimize == "speed":
         return _place(network, wanted, scratch)
     chosen = dict.fromkeys(network.tensors, NO_BORDER)
-    limit = max(_place(network, chosen, scratch).bytes, int(MOST_OVER_ALIVE * alive_bytes(network)))
-    everywhere = _place(network, wanted, scratch)
-    if everywhere.bytes <= limit:
-        return everywhere
+    limit = max(_place(network, chosen).bytes, int(MOST_OVER_ALIVE * alive_bytes(network)))
+    if _place(network, wanted).bytes <= limit:
+        return _place(network, wanted, scratch)
     work = edge_work(network)
     for index in sorted((i for i, border in wanted.items() if any(border)), key=lambda i: (-work[i], i)):
         tried = chosen | {index: wanted[index]}
-        if _place(network, tried, scratch, enough=limit).bytes <= limit:
+        if _place(network, tried, enough=limit).bytes <= limit:
             chosen = tried
     return _place(network, chosen, scratch)
 
 
-def _place(network: Network, border: Mapping[int, Border], scratch: Mapping[int, int], enough: int = 0) -> Plan:
+def _place(
+    network: Network, border: Mapping[int, Border], scratch: Mapping[int, int] = NO_SCRATCH, enough: int = 0
+) -> Plan:
     """The best of several attempts to place tensors with these borders; the first that takes no more than `enough`."""
     best, bound = None, math.inf
     for tied in (True, False):

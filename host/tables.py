@@ -14,7 +14,9 @@ def table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], marked: int | None = None
 ) -> RenderableType:
     """A titled table. A column whose name starts with ">" holds numbers, aligned right; row `marked` stands out."""
-    grid = Table(box=SIMPLE_HEAD, show_header=any(name.strip(">") for name in columns), pad_edge=False)
+    grid = Table(
+        box=SIMPLE_HEAD, show_header=any(name.strip(">") for name in columns), pad_edge=False, collapse_padding=True
+    )
     for name in columns:
         number = name.startswith(">")
         grid.add_column(

@@ -3,7 +3,7 @@
  * and padding are no matter to the multiplication. A row of weights is taken in slices of as many input channels as
  * there is room for, while the sums of some output channels wait. */
 #include "dsp.h"
-#include "mve.h"
+#include "vectors.h"
 #include "rows.h"
 #include "windows.h"
 

@@ -3,7 +3,7 @@
 #define ENTROPI_LINES_H
 
 #include "internal.h"
-#include "mve.h"
+#include "vectors.h"
 
 /* So many lines of one length in so many planes. Rows of one pitch are one line; what is made of the borders between
  * them goes into the output's, which is written anew. */

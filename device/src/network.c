@@ -1,6 +1,6 @@
 /* One layer of the network: its kernel, then the border of what it has put out. */
 #include "internal.h"
-#include "mve.h"
+#include "vectors.h"
 
 #if ENTROPI_MVE
 

@@ -1,6 +1,6 @@
 /* From sums to int8 outputs. */
 #include "internal.h"
-#include "mve.h"
+#include "vectors.h"
 
 void put(const row_scale *scale, const range *outputs, const int32s *sums, uint32_t count, int8s *to)
 {

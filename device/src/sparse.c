@@ -6,11 +6,11 @@
  * beyond the border counts as the zero point, too. Above and below, the rows of the kernel that lie there are left out,
  * and what they would add goes into the bias. To the left and right, the windows read whatever lies beside the input,
  * and then take back what that has added. */
-#include "mve.h"
+#include "vectors.h"
 #include "rows.h"
 #include "windows.h"
 
-#if !ENTROPI_MVE
+#if !ENTROPI_MVE && !ENTROPI_HOST_VECTORS
 
 /* A weight: how far its input lies from a window's corner, and its value, in the lower 16 bits. Where steps take two
  * weights at once, the upper bits of the first are the value of the second. */

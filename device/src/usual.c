@@ -1,6 +1,7 @@
 /* The usual cases of pools and additions, in fewer instructions than layers.c takes for any case. */
 #include "internal.h"
 #include "lines.h"
+#include "vectors.h"
 
 #if !ENTROPI_MVE
 
@@ -20,6 +21,18 @@ static void largest_in_columns(const int8_t *from, uint32_t pitch, uint32_t rows
         for (uint32_t row = rows; row; row--, below += pitch)
             values = larger_bytes(values, load_4(below));
         store_4(line, values);
+    }
+#endif
+#if ENTROPI_HOST_VECTORS
+    for (; end - line >= SIXTEEN; line += SIXTEEN, from += SIXTEEN) {
+        const int8_t *below = from;
+        int8_t values[SIXTEEN];
+        for (uint32_t i = 0; i < SIXTEEN; i++)
+            values[i] = least;
+        for (uint32_t row = rows; row; row--, below += pitch)
+            for (uint32_t i = 0; i < SIXTEEN; i++)
+                values[i] = larger_byte(values[i], below[i]);
+        copy_bytes(line, values, SIXTEEN);
     }
 #endif
     for (; line != end; from++) {
@@ -89,6 +102,38 @@ typedef struct {
     uint32_t lines, length, pitches[3]; /* of the operands and the output */
 } addition;
 
+#if ENTROPI_HOST_VECTORS
+
+/* add_lines by parts of lines that are packed, so that vectors are full however short the lines are. */
+static void add_packed(const addition *of, const int8_t *halved, const int8_t *other, int8_t *to)
+{
+    const addition s = *of;
+    const uint32_t half = 1u << (s.right - 1), width = s.length < LINE ? s.length : LINE, most = LINE / width;
+    const int32_t first = -s.zero_points[0] * (1 << (ADD_HEADROOM_BITS - 1));
+    const int32_t second = -s.zero_points[1] * (1 << ADD_HEADROOM_BITS);
+    for (uint32_t x = 0, columns; x < s.length; x += columns) {
+        columns = s.length - x < width ? s.length - x : width;
+        for (uint32_t y = 0, rows; y < s.lines; y += rows) {
+            rows = s.lines - y < most ? s.lines - y : most;
+            int8_t a[LINE], b[LINE], sums[LINE];
+            for (uint32_t i = 0; i < rows; i++) {
+                copy_bytes(a + i * columns, halved + (y + i) * s.pitches[0] + x, columns);
+                copy_bytes(b + i * columns, other + (y + i) * s.pitches[1] + x, columns);
+            }
+            for (uint32_t i = 0; i < rows * columns; i++) {
+                const int32_t scaled = second + b[i] * (1 << ADD_HEADROOM_BITS);
+                const int32_t sum = first + a[i] * (1 << (ADD_HEADROOM_BITS - 1)) +
+                                    divide_rounded(add_high(scaled, scaled, s.factor), half, s.right);
+                sums[i] = usual_output(sum, &s.to_out);
+            }
+            for (uint32_t i = 0; i < rows; i++)
+                copy_bytes(to + (y + i) * s.pitches[2] + x, sums + i * columns, columns);
+        }
+    }
+}
+
+#endif
+
 NOT_INLINED void add_lines(const addition *s, const int8_t *halved, const int8_t *other, int8_t *to)
 {
     const int32_t factor = s->factor, right = s->right;
@@ -108,6 +153,12 @@ NOT_INLINED void add_lines(const addition *s, const int8_t *halved, const int8_t
         halved += s->pitches[0] - s->length, other += s->pitches[1] - s->length, to += s->pitches[2] - s->length;
     }
 }
+
+#if ENTROPI_HOST_VECTORS
+#define ADD_LINES(s, halved, other, to) ((s)->length < 4 ? add_lines : add_packed)(s, halved, other, to)
+#else
+#define ADD_LINES add_lines
+#endif
 
 static int is_one_half(const uint8_t *scale) { return load_i32(scale) == 1 << 30 && load_i32(scale + 4) == 0; }
 
@@ -134,9 +185,10 @@ int run_usual_add(const work *w)
         .length = all.length,
         .pitches = {first->pitch, second->pitch, out->pitch},
     };
-    for (uint32_t c = 0; c < all.planes; c++)
-        add_lines(&s, w->activations + interior(first) + c * first->plane,
-                  w->activations + interior(second) + c * second->plane, w->activations + interior(out) + c * out->plane);
+    const int8_t *halved = w->activations + interior(first), *other = w->activations + interior(second);
+    int8_t *to = w->activations + interior(out);
+    for (uint32_t c = 0; c < all.planes; c++, halved += first->plane, other += second->plane, to += out->plane)
+        ADD_LINES(&s, halved, other, to);
     return 1;
 }
 #endif

@@ -169,12 +169,12 @@ def depth(
 
 def _table(content: dict) -> RenderableType:
     columns = (
-        ">step", ">removed", ">valid.", ">test", ">layers", ">depth", ">MACs", ">non-zero", ">weights left",
+        ">step", ">removed", ">valid.", ">test", ">layers", ">depth", ">M MACs", ">non-zero", ">weights",
     )  # fmt: skip
     lines = (
         (
             str(s["step"]), str(s["removed"]), f"{s['validation_accuracy']:.1%}", f"{s['accuracy']:.1%}",
-            str(s["layers"]), str(s["depth"]), f"{s['dense_macs'] / 1e6:.2f} M", f"{s['nonzero_macs'] / 1e6:.2f} M",
+            str(s["layers"]), str(s["depth"]), f"{s['dense_macs'] / 1e6:.2f}", f"{s['nonzero_macs'] / 1e6:.2f}",
             f"{s['nonzeros']:,}",
         )
         for s in content["steps"]

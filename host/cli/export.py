@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -224,9 +225,13 @@ def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:
     if text is None:
         return None
     try:
-        return tuple(float(part) for part in text.split(","))
+        numbers = tuple(float(part) for part in text.split(","))
     except ValueError:
         raise typer.BadParameter(f"--{name} {text!r} is no list of numbers; write them as 0.485,0.456,0.406") from None
+    if not all(map(math.isfinite, numbers)) or (name == "std" and min(numbers) <= 0):
+        limit = "finite and above 0" if name == "std" else "finite"
+        raise ValueError(f"--{name} {text!r} is out of range; every number has to be {limit}")
+    return numbers
 
 
 def _per_channel(name: str, values: tuple[float, ...], channels: int) -> tuple[float, ...]:

@@ -231,6 +231,8 @@ def check_target(target: Dataset, bundle: Bundle, samples_a_class: int | None = 
             f"{target.name} has images of {target.input_shape} and the encoder takes {shape}; "
             "choose a target of that shape"
         )
+    if len(target.classes) < 2:
+        raise ValueError(f"{target.name} has the one class {target.classes[0]!r}; a head tells 2 or more apart")
     check_new_classes(new_classes, len(target.classes))
     if samples_a_class:
         few_shot_indices(target.train.labels, samples_a_class)

@@ -13,6 +13,7 @@ from entropi.host.training.trainer import Optimisation
 COUNTS = ("weights", "parameters")
 AUTO = "auto"
 FLOOR = 1e-4  # where even stop="auto" ends
+MOST_RUNGS = 1000
 PATIENCE = 2  # stop="auto": so many rungs in a row, each
 ACCURACY_FALL = 0.02  # by more than this below the best source accuracy of a pruned rung
 ENTROPY_FALL = 0.1  # and by more than this share below the highest entropy of one
@@ -66,6 +67,9 @@ class Schedule:
             value = getattr(self, name)
             if not (other and value == AUTO) and (isinstance(value, str) or not 0 < value < 1):
                 raise ValueError(f"{name} is {value}; it must be between 0 and 1, both excluded{other}")
+        lowest = FLOOR if self.stop == AUTO else self.stop
+        if math.log(lowest) / math.log(self.step) > MOST_RUNGS:
+            raise ValueError(f"step is {self.step}; down to {lowest} that makes more than {MOST_RUNGS} rungs; lower it")
         for name, choices in (("precision", PRECISIONS), ("counts", COUNTS)):
             value = getattr(self, name)
             if value not in choices:

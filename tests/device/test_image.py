@@ -6,8 +6,9 @@ import ctypes as c
 import shutil
 import subprocess
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from networks import conv_layer, reference, requantise, residual_network, write
 
 from entropi.device import SMALLEST_HEAD, Bundle, DeviceError, HostDevice, describe, toolchain
+from entropi.device import library as runtime_library
 from entropi.device.bundle import Preprocessing
 from entropi.device.library import CInfo, kernels_source
 from entropi.export.image import Centering, write_image
@@ -27,6 +29,16 @@ from entropi.export.rows import DENSE, PAIRS, RICE, forms
 LENGTH_AT, TENSORS_AT, LAYERS_AT, WEIGHTS_AT = 8, 44, 48, 64  # WEIGHTS_AT is that of the first layer
 FORMS = {"dense": DENSE, "pairs": PAIRS, "rice": RICE}
 PARAMETERS, WEIGHTS, SCRATCH = 20, 24, 32  # in a layer record; behind the weights' offset stands their length
+
+
+@pytest.fixture(scope="module", params=[(), ("-DENTROPI_NO_VECTORS",)], ids=["vectors", "plain"], autouse=True)
+def flags(request) -> Iterator[tuple[str, ...]]:
+    """Everything here holds for the host's kernels and for those of cores without vectors."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime_library, "build_shared", partial(toolchain.build_shared, flags=request.param))
+        runtime_library.library.cache_clear()
+        yield request.param
+    runtime_library.library.cache_clear()
 
 
 @pytest.fixture
@@ -337,14 +349,21 @@ def test_hostile_weights_are_refused(what):
         describe(patched(image, damage(image)))
 
 
-@pytest.fixture(scope="session")
-def fuzz(tmp_path_factory) -> Path:
+@pytest.fixture(scope="module")
+def fuzz(tmp_path_factory, flags) -> Path:
     if not shutil.which("cc"):
         pytest.skip("the address sanitiser needs a system compiler named cc")
     program = tmp_path_factory.mktemp("fuzz") / "fuzz"
-    flags = ["-std=c99", "-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-ffp-contract=off"]
+    sanitised = [
+        "-std=c99",
+        "-g",
+        "-O1",
+        "-fsanitize=address,undefined",
+        "-fno-sanitize-recover=all",
+        "-ffp-contract=off",
+    ]
     sources = [*toolchain.RUNTIME_SOURCES, Path(__file__).with_name("fuzz.c")]
-    command = ["cc", *flags, f"-I{toolchain.INCLUDE}", *sources, "-o", program]
+    command = ["cc", *sanitised, *flags, f"-I{toolchain.INCLUDE}", *sources, "-o", program]
     built = subprocess.run(command, capture_output=True, text=True)
     if built.returncode and "asan" in built.stderr:
         pytest.skip("the system compiler has no address sanitiser")

@@ -20,9 +20,12 @@ def compile_all(folder, *target: str) -> None:
     [
         ("--target=arm-linux-musleabihf",),  # not in Thumb state
         ("--target=thumb-freestanding-eabihf", "-mcpu=cortex_m4+vfp4d16sp", "-fPIC"),
+        ("--target=x86_64-linux-musl", "-mcpu=baseline"),
+        ("--target=aarch64-linux-musl", "-mcpu=baseline"),
+        ("--target=aarch64_be-linux-musl", "-mcpu=baseline"),
         ("--target=riscv32-freestanding", "-mcpu=generic_rv32+m+a+c"),
     ],
-    ids=["ARM state", "Thumb, position-independent", "RISC-V"],
+    ids=["ARM state", "Thumb, position-independent", "x86-64", "AArch64", "AArch64, big-endian", "RISC-V"],
 )
 def test_it_compiles(target, tmp_path):
     compile_all(tmp_path, *target)

@@ -100,6 +100,8 @@ def test_somebodys_module_is_exported_with_its_weights(run, here):
         (("mynets:nothing", "--target", "builtin:digits8x8"), "mynets has no 'nothing'"),
         (("mynets:encoder", "--target", "builtin:digits8x8", "--std", "1,2"), "--std has 2 values and the images 1"),
         (("missing.tflite",), "missing.tflite is no file"),
+        (("mynets:encoder", "--std", "0"), "--std '0' is out of range; every number has to be finite and above 0"),
+        (("mynets:encoder", "--mean", "nan"), "--mean 'nan' is out of range; every number has to be finite"),
         (("mynets.py.tflite",), "no TFLite model, or a damaged one"),
         (("nowhere",), "nowhere is no ladder"),
         (("nowhere", "--optimize", "speed", "--board", "redpill"), "no board is named 'redpill'"),

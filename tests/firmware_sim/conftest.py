@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from networks import residual_network, write
+from networks import EVERY_LAYER, write
 from qemu import MACHINES
 
 from entropi.device.bundle import Bundle, Preprocessing
@@ -57,10 +57,8 @@ def bundle() -> Bundle:
 @pytest.fixture(scope="session")
 def every_layer() -> Bundle:
     """A network of every kind of layer."""
-    network = residual_network(seed=6, channels=4, size=8)
-    return Bundle(
-        Path(), write(network), {}, Preprocessing((0.0,) * 3, (1.0,) * 3, 0.05, network.tensors[0].zero_point)
-    )
+    zero_point = EVERY_LAYER.tensors[0].zero_point
+    return Bundle(Path(), write(EVERY_LAYER), {}, Preprocessing((0.0,) * 3, (1.0,) * 3, 0.05, zero_point))
 
 
 @pytest.fixture(scope="session")

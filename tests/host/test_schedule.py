@@ -46,6 +46,7 @@ def test_shares_fall_by_the_step_down_to_the_stop(step, stop):
         ({"warm_up": -0.1}, "warm_up is -0.1; it must be at least 0 and below 1"),
         ({"step": 1.0}, "step is 1.0; it must be between 0 and 1, both excluded$"),
         ({"step": "auto"}, "step is auto; it must be between 0 and 1, both excluded$"),
+        ({"step": 0.999, "stop": 0.01}, "step is 0.999; down to 0.01 that makes more than 1000 rungs; lower it$"),
         ({"stop": 0.0}, "stop is 0.0; it must be between 0 and 1, both excluded, or auto$"),
         ({"stop": "never"}, "stop is never; it must be between 0 and 1, both excluded, or auto$"),
         ({"precision": "float16"}, "precision is 'float16'; choose from auto, float32, bfloat16"),

@@ -143,6 +143,9 @@ def test_new_classes_are_learned_after_the_others(bundle, wholes):
 
 def test_more_new_classes_than_there_are_others(bundle):
     check_target(TARGET, bundle, new_classes=3)
+    alone = replace(TARGET, classes=TARGET.classes[:1])
+    with pytest.raises(ValueError, match="has the one class '.*'; a head tells 2 or more apart"):
+        check_target(alone, bundle)
     with pytest.raises(ValueError, match="4 new classes of 4 leave none to begin with; let at most 3 come later"):
         check_target(TARGET, bundle, new_classes=4)
 

@@ -1,6 +1,7 @@
-/* Four values at once by the vector instructions (MVE, Helium) of a Cortex-M55. */
-#ifndef ENTROPI_MVE_H
-#define ENTROPI_MVE_H
+/* Several values of one image at once: four by the vector instructions (MVE, Helium) of a Cortex-M55, sixteen by the
+ * compiler's vectors on a host. */
+#ifndef ENTROPI_VECTORS_H
+#define ENTROPI_VECTORS_H
 
 #include "internal.h"
 
@@ -35,6 +36,14 @@ static inline fours outputs_of(fours sums, const row_scale *scale, const range *
 
 #else
 #define ENTROPI_MVE 0
+#endif
+
+#if (defined(__x86_64__) || defined(__aarch64__)) && defined(__GNUC__) && !defined(ENTROPI_IMAGES) &&                  \
+    !defined(ENTROPI_NO_VECTORS) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define ENTROPI_HOST_VECTORS 1
+enum { SIXTEEN = 16 };
+#else
+#define ENTROPI_HOST_VECTORS 0
 #endif
 
 #endif

@@ -1,18 +1,19 @@
-/* Convolutions with sparse weights on a core with vectors of four int32. A row of weights is decoded once an image into
- * a list, and a tile of output positions keeps its sums in vector registers while it walks the list once: a load widens
- * four inputs, a multiply-accumulate takes them with the weight. Where the positions' inputs are no neighbours, the load
- * gathers them. The last tiles of a map are moved back into it: their outputs are written twice.
+/* Convolutions with sparse weights on a core with vectors. A row of weights is decoded once an image into a list, and a
+ * tile of output positions keeps its sums in vector registers while it walks the list once: a load widens inputs, a
+ * multiply-accumulate takes them with the weight. Where the positions' inputs are no neighbours, the load gathers them.
+ * The last tiles of a map are moved back into it: their outputs are written twice.
  *
  * Windows that reach beyond the border of the input are summed one by one; what lies there counts as the zero point. */
-#include "mve.h"
+#include "vectors.h"
 #include "rows.h"
 #include "windows.h"
 
-#if ENTROPI_MVE
+#if ENTROPI_MVE || ENTROPI_HOST_VECTORS
 
 /* One of the kernel's positions. */
 typedef struct {
-    uint32_t behind; /* packed: from a window's corner to the tap's input behind the last channel */
+    uint32_t behind; /* packed: from a window's corner to the tap's input behind the last channel or, where rows are decoded
+                      * by positions, to what would be position 0 of the row */
     uint32_t start;  /* the number of the tap's first weight in the list */
 } tap;
 
@@ -21,6 +22,8 @@ typedef struct {
     const uint32_t *first, *end;
     const tap *taps; /* and one behind the last */
     row_scale scale;
+    usual_scale usual;
+    int is_usual; /* outputs are usual_output of this scale; read on hosts */
 } row;
 
 typedef struct {
@@ -31,14 +34,19 @@ typedef struct {
     int32_t input_zero_point;
     range outputs;
     axis down, across;
-    int clipped; /* some window reaches beyond the border */
+    int clipped;      /* some window reaches beyond the border */
+    int by_positions; /* how rows are decoded */
+    uint64_t inverse; /* then, of a tap's channels, times 2^INVERSE_BITS and rounded up: quotients of positions are exact */
 } geometry;
+enum { INVERSE_BITS = 40 };
 
 static inline uint32_t offset_of(uint32_t w) { return w >> 8; }
 static inline int32_t value_of(uint32_t w) { return (int8_t)w; }
 
 /* Compute a tile of whole windows; the first one's corner is x, its output goes to `to`. */
 typedef void run_tile(const geometry *g, const row *r, const int8_t *x, int8_t *to);
+
+#if ENTROPI_MVE
 
 /* Inputs of four positions. */
 SPECIALISE fours load_fours(const int8_t *x, uint32x4_t offsets, int is_adjacent)
@@ -89,6 +97,128 @@ SPECIALISE void tile(const geometry *g, const row *r, const int8_t *x, int8_t *t
     vstrbq_s32(to + apart + next, outputs_of(s3, &r->scale, &g->outputs));
 }
 
+#else
+
+#pragma GCC diagnostic ignored "-Wpsabi" /* no vector is passed between files */
+#define VECTOR_OF(type, bytes) type __attribute__((vector_size(bytes)))
+typedef VECTOR_OF(int8_t, 4) bytes_4;
+typedef VECTOR_OF(int8_t, 16) bytes_16;
+typedef VECTOR_OF(int16_t, 32) halves_16;
+typedef VECTOR_OF(uint16_t, 32) bits_16;
+typedef VECTOR_OF(int32_t, 16) words_4;
+typedef VECTOR_OF(int32_t, 64) words_16;
+typedef VECTOR_OF(uint16_t, 4) parts_of_2;
+typedef VECTOR_OF(uint32_t, 16) parts_of_4;
+typedef VECTOR_OF(uint32_t, 32) pairs_of_4;
+typedef VECTOR_OF(uint64_t, 16) parts_of_8;
+typedef VECTOR_OF(uint64_t, 32) pairs_of_8;
+
+#define LOAD(name, type)                                                                                               \
+    static inline type name(const int8_t *p)                                                                           \
+    {                                                                                                                  \
+        type x;                                                                                                        \
+        copy_bytes((int8_t *)&x, p, sizeof x);                                                                         \
+        return x;                                                                                                      \
+    }
+LOAD(load_2, uint16_t)
+LOAD(load_4, uint32_t)
+LOAD(load_8, uint64_t)
+
+/* Inputs of 2x8 or 4x4 positions whose windows lie 1, 2 or any number of bytes apart. Of two of them, every other byte is
+ * taken: the even ones of a load and, so that no load goes beyond the last window, the odd ones of one that ends there. */
+SPECIALISE words_16 load_sixteen(const int8_t *x, uint32_t down, uint32_t across, uint32_t columns)
+{
+    const int8_t *const b = x + down, *const c = b + down, *const d = c + down;
+    if (across == 1) {
+        if (columns == 8)
+            return __builtin_convertvector((bytes_16)(parts_of_8){load_8(x), load_8(b)}, words_16);
+        const parts_of_4 rows = {load_4(x), load_4(b), load_4(c), load_4(d)};
+        return __builtin_convertvector((bytes_16)rows, words_16);
+    }
+    if (across == 2) {
+        bits_16 up; /* the byte that is wanted, as the upper one */
+        if (columns == 8) {
+            const bits_16 even = {256, 256, 256, 256, 1, 1, 1, 1, 256, 256, 256, 256, 1, 1, 1, 1};
+            up = (bits_16)(pairs_of_8){load_8(x), load_8(x + 7), load_8(b), load_8(b + 7)} * even;
+        } else {
+            const bits_16 even = {256, 256, 1, 1, 256, 256, 1, 1, 256, 256, 1, 1, 256, 256, 1, 1};
+            up = (bits_16)(pairs_of_4){load_4(x), load_4(x + 3), load_4(b), load_4(b + 3),
+                                       load_4(c), load_4(c + 3), load_4(d), load_4(d + 3)} * even;
+        }
+        return __builtin_convertvector((halves_16)up >> 8, words_16);
+    }
+    words_16 found;
+    for (uint32_t i = 0; i < SIXTEEN; i++)
+        found[i] = x[i / columns * down + i % columns * across];
+    return found;
+}
+
+/* Inputs of 1x4 or 2x2 positions. */
+SPECIALISE words_4 load_four(const int8_t *x, uint32_t down, uint32_t across, uint32_t columns)
+{
+    if (across == 1) {
+        union {
+            uint32_t bits;
+            parts_of_2 parts;
+            bytes_4 bytes;
+        } u;
+        if (columns == 4)
+            u.bits = load_4(x);
+        else
+            u.parts = (parts_of_2){load_2(x), load_2(x + down)};
+        return __builtin_convertvector(u.bytes, words_4);
+    }
+    if (columns == 4)
+        return (words_4){x[0], x[across], x[2 * across], x[3 * across]};
+    return (words_4){x[0], x[across], x[down], x[down + across]};
+}
+
+SPECIALISE void put_tile(const geometry *g, const row *r, uint32_t rows, uint32_t columns, const int32_t *sums,
+                         int8_t *to)
+{
+    int8_t outputs[SIXTEEN];
+    if (r->is_usual)
+        for (uint32_t i = 0; i < rows * columns; i++)
+            outputs[i] = usual_output(sums[i], &r->usual);
+    else
+        put(&r->scale, &g->outputs, sums, rows * columns, outputs);
+    for (uint32_t y = 0; y < rows; y++, to += g->pitch)
+        copy_bytes(to, outputs + y * columns, columns);
+}
+
+SPECIALISE void sum_tile(const geometry *g, const row *r, const int8_t *x, int8_t *to, uint32_t rows, uint32_t columns,
+                         uint32_t across)
+{
+    const uint32_t down = g->stride_y;
+    const int32_t bias = r->scale.bias;
+    int32_t sums[SIXTEEN];
+    if (rows * columns == SIXTEEN) {
+        words_16 sum = (words_16){0} + bias;
+        for (const uint32_t *w = r->first; w != r->end; w++)
+            sum += load_sixteen(x + offset_of(*w), down, across, columns) * value_of(*w);
+        copy_bytes((int8_t *)sums, (const int8_t *)&sum, sizeof sum);
+    } else {
+        words_4 sum = (words_4){0} + bias;
+        for (const uint32_t *w = r->first; w != r->end; w++)
+            sum += load_four(x + offset_of(*w), down, across, columns) * value_of(*w);
+        copy_bytes((int8_t *)sums, (const int8_t *)&sum, sizeof sum);
+    }
+    put_tile(g, r, rows, columns, sums, to);
+}
+
+SPECIALISE void tile(const geometry *g, const row *r, const int8_t *x, int8_t *to, uint32_t rows, uint32_t columns,
+                     int is_adjacent)
+{
+    if (is_adjacent)
+        sum_tile(g, r, x, to, rows, columns, 1);
+    else if (g->stride_x == 2)
+        sum_tile(g, r, x, to, rows, columns, 2);
+    else
+        sum_tile(g, r, x, to, rows, columns, g->stride_x);
+}
+
+#endif
+
 #define TILE(name, rows, columns, is_adjacent)                                                                         \
     static void name(const geometry *g, const row *r, const int8_t *x, int8_t *to)                                     \
     {                                                                                                                  \
@@ -101,6 +231,11 @@ TILE(gathered_2x8, 2, 8, 0)
 TILE(gathered_4x4, 4, 4, 0)
 TILE(gathered_1x4, 1, 4, 0)
 TILE(gathered_2x2, 2, 2, 0)
+#if ENTROPI_HOST_VECTORS
+TILE(tile_2x2, 2, 2, 1)
+#else
+#define tile_2x2 gathered_2x2
+#endif
 
 static void tile_1x1(const geometry *g, const row *r, const int8_t *x, int8_t *to)
 {
@@ -125,7 +260,7 @@ static shape largest_tile(uint32_t height, uint32_t width, int is_adjacent)
     if (width >= 4)
         return (shape){1, 4, is_adjacent ? tile_1x4 : gathered_1x4};
     if (height >= 2 && width >= 2)
-        return (shape){2, 2, gathered_2x2};
+        return (shape){2, 2, is_adjacent ? tile_2x2 : gathered_2x2};
     return (shape){1, 1, tile_1x1};
 }
 
@@ -183,16 +318,31 @@ SPECIALISE uint32_t *decode_row(entry_reader *reader, int is_rice, const geometr
     return to;
 }
 
+/* The same without a loop over the taps, most of which have one weight or none, and without where they start. */
+SPECIALISE uint32_t *decode_positions(entry_reader *reader, int is_rice, const geometry *g, uint32_t channels,
+                                      uint32_t plane, const tap *taps, uint32_t *list)
+{
+    const uint32_t length = channels * g->count;
+    entry_reader e = *reader;
+    uint32_t *to = list;
+    for (; e.next < length; read_entry(&e, is_rice))
+        *to++ = (taps[e.next * g->inverse >> INVERSE_BITS].behind + e.next * plane) | (uint8_t)e.value;
+    reader->at = e.at, reader->bit = e.bit, reader->next = e.next - length, reader->value = e.value;
+    return to;
+}
+
 NOT_INLINED uint32_t *decode_pairs(entry_reader *e, const geometry *g, uint32_t channels, uint32_t plane, tap *taps,
                                    uint32_t *list)
 {
-    return decode_row(e, 0, g, channels, plane, taps, list);
+    return ENTROPI_HOST_VECTORS && g->by_positions ? decode_positions(e, 0, g, channels, plane, taps, list)
+                           : decode_row(e, 0, g, channels, plane, taps, list);
 }
 
 NOT_INLINED uint32_t *decode_codes(entry_reader *e, const geometry *g, uint32_t channels, uint32_t plane, tap *taps,
                                    uint32_t *list)
 {
-    return decode_row(e, 1, g, channels, plane, taps, list);
+    return ENTROPI_HOST_VECTORS && g->by_positions ? decode_positions(e, 1, g, channels, plane, taps, list)
+                           : decode_row(e, 1, g, channels, plane, taps, list);
 }
 
 /* Layers whose output is one position inside: every weight is needed once, so rows are summed as they are decoded. */
@@ -250,7 +400,9 @@ static void run_sparse(const work *w, int is_rice)
     g.down = along(l->stride_h, l->dilation_h, l->kernel_h, l->pad_top, in->top, in->height, in->bottom, out->height);
     g.across = along(l->stride_w, l->dilation_w, l->kernel_w, l->pad_left, in->left, in->width, in->right, out->width);
     g.clipped = !are_inside(&g.down, 0, out->height) || !are_inside(&g.across, 0, out->width);
-    if (out->height == 1 && out->width == 1 && !g.clipped) {
+    g.by_positions = !g.clipped;
+    const int is_one = out->height == 1 && out->width == 1 && !g.clipped;
+    if (is_one && (!ENTROPI_HOST_VECTORS || g.count == 1)) {
         (is_rice ? sum_rows_of_codes : sum_rows_of_pairs)(w);
         return;
     }
@@ -262,8 +414,10 @@ static void run_sparse(const work *w, int is_rice)
     uint32_t *const list = w->scratch + (g.count + 1u) * TAP_WORDS;
     for (uint32_t i = 0; i < g.count; i++) {
         const uint32_t corner = i / g.columns * l->dilation_h * in->pitch + i % g.columns * l->dilation_w;
-        taps[i].behind = (corner + group_bytes) << 8;
+        taps[i].behind = (ENTROPI_HOST_VECTORS && g.by_positions ? corner - i * group_bytes : corner + group_bytes) << 8;
     }
+    if (ENTROPI_HOST_VECTORS)
+        g.inverse = (((uint64_t)1 << INVERSE_BITS) + channels - 1u) / channels;
     row r = {.first = list, .taps = taps};
     scale_reader scales = open_scales(w->image + l->parameters_at);
     entry_reader entries = open_entries(w->image + l->weights_at, is_rice);
@@ -281,6 +435,10 @@ static void run_sparse(const work *w, int is_rice)
         }
         r.end = (is_rice ? decode_codes : decode_pairs)(&entries, &g, channels, in->plane << 8, taps, list);
         r.scale = read_scale(&scales);
+        if (ENTROPI_HOST_VECTORS)
+            r.is_usual = is_usual(&r.scale, &g.outputs);
+        if (ENTROPI_HOST_VECTORS && r.is_usual)
+            r.usual = usual_of(&r.scale, &g.outputs);
         run_row(&g, &r, &s);
     }
 }
