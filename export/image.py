@@ -110,7 +110,8 @@ def _check(network: Network, layer: Layer, places: dict[int, Place]) -> None:
     if layer.kind == CONV:
         magnitudes = np.abs(layer.weight.reshape(len(layer.weight), -1).astype(np.int64)).sum(axis=1)
         rounding = np.array([1 << -shift >> 1 if shift < 0 else 0 for _, shift in layer.scales])
-        reach = int((np.abs(layer.bias.astype(np.int64)) + 128 * magnitudes + rounding).max())
+        reaches = np.abs(layer.bias.astype(np.int64)) + 128 * magnitudes + rounding
+        reach = int(reaches.max(where=magnitudes > 0, initial=0))  # rows without weights put out constants
         if reach > INT32_MAX:
             raise ImageError(f"{layer.name}: sums reach {reach}; int32 holds {INT32_MAX}; lower weights or biases")
         span = _window_bytes(network, layer, places[layer.inputs[0]])

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from networks import requantise, residual_network, write
+from networks import opened, requantise, residual_network, write
 
 from entropi.device import describe
 from entropi.export.image import Centering, ImageError, write_image
@@ -350,6 +350,18 @@ def test_what_just_fits_is_accepted_by_the_runtime():
     edge = conv(pixel(size=11), pixel(), weight=np.ones((1, 1, 11, 11), np.int8))
     assert describe(write(edge)).stored_weights == 121
     assert describe(write(conv(pixel(2, 4000), pixel()))).macs == 2
+
+
+@pytest.mark.parametrize("form", range(3))
+@pytest.mark.parametrize(
+    ("bias", "scale", "output"), [(2**31 - 1, (1 << 30, -20), 127), (-(2**31), (1 << 30, -31), -1)]
+)
+def test_a_row_without_weights_may_have_any_bias(form, bias, scale, output):
+    """The converter gives a dead channel a scale so small that its bias is the end of int32."""
+    weight = np.array([[[[1]]], [[[0]]]], np.int8)
+    network = conv(pixel(), pixel(2), weight=weight, bias=np.array([0, bias]), scales=((1 << 30, 1), scale))
+    device = opened(network, forms=lambda weight: [forms(weight)[form]])
+    assert device.encode(np.full((1, 1, 1), 5, np.int8)).tolist() == [5, output]
 
 
 def test_centering_makes_features_deviate_alike_with_a_mean_squared_norm_of_one():
