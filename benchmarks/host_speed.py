@@ -6,12 +6,13 @@ A SOURCE is LADDER:RUNG, or an .npz as benchmarks/image_size.py takes it. Each i
 files of that one export are timed on the same images: in every repeat one after the other, so that a busy machine slows
 all of them alike; a ratio is taken within its repeat. Everyone takes images as they want them, prepared before, in
 batches of the size at which they are fastest; and once more one by one. Times are processor time of the process.
-Writes results/host_speed.json.
+Writes results/host_speed.json and the table of docs/performance.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import statistics
 import tempfile
@@ -25,11 +26,12 @@ import onnxruntime
 import torch
 from ai_edge_litert.interpreter import Interpreter
 from image_size import CIFAR_MEAN, CIFAR_STD, trial_rung
+from pages import ROOT, filled, markdown
 from torch import nn
 
 from entropi.device import HostDevice, measure
 from entropi.device.bundle import Bundle
-from entropi.device.files import write_json
+from entropi.device.files import write_atomically, write_json
 from entropi.device.session import SMALLEST_HEAD
 from entropi.device.toolchain import ZIG, this_machine
 from entropi.export import encoder as exported
@@ -38,8 +40,9 @@ from entropi.host import data
 from entropi.host.provenance import provenance
 from entropi.host.training.ladder import Ladder
 
-ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "results" / "host_speed.json"
+PAGE = ROOT / "docs" / "performance.md"
+WAYS = {"batched": "in batches", "one_by_one": "one by one"}
 PACKAGES = ("torch", "onnxruntime", "ai-edge-litert", "numpy", "ziglang")
 BATCHES = (1, 8, 32, 128)
 IMAGES = 256  # a multiple of every batch
@@ -201,6 +204,19 @@ def open_source(name: str) -> exported.EncoderSource:
     return Ladder.open(folder)[int(index)]
 
 
+def tables() -> dict[str, str]:
+    """The page's, by marker."""
+    encoders = json.loads(RESULT.read_bytes())["encoders"]
+    names = list(next(iter(encoders.values()))["batched"])
+
+    def line(encoder: str, way: str) -> tuple[str, ...]:
+        found = encoders[encoder][way]
+        return f"{encoder}, {WAYS[way]}", *(f"{found[name]['images_a_second']['median']:,.0f}" for name in names)
+
+    lines = (line(encoder, way) for encoder in encoders for way in WAYS)
+    return {"host": markdown(("", *(f">{name}" for name in names)), lines)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sources", nargs="+", metavar="SOURCE")
@@ -227,6 +243,7 @@ def main() -> None:
             row = measured(bundle, source, images.test.images[:IMAGES], options.repeats)
         result["encoders"][Path(name).name] = row
         write_json(RESULT, result)
+    write_atomically(PAGE, filled(PAGE.read_text(), tables()).encode())
 
 
 if __name__ == "__main__":

@@ -234,7 +234,7 @@ TILE(gathered_2x2, 2, 2, 0)
 #if ENTROPI_HOST_VECTORS
 TILE(tile_2x2, 2, 2, 1)
 #else
-#define tile_2x2 gathered_2x2
+#define tile_2x2 gathered_2x2 /* no load takes neighbours of two rows */
 #endif
 
 static void tile_1x1(const geometry *g, const row *r, const int8_t *x, int8_t *to)

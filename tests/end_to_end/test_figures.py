@@ -40,7 +40,7 @@ def test_the_pages_have_the_results_tables(benchmark):
         assert benchmark.filled(text, {name: tables[name] for name in names}) == text
 
 
-@pytest.mark.parametrize("name", ["learning_page", "depth_page", "plan_peaks"])
+@pytest.mark.parametrize("name", ["learning_page", "depth_page", "plan_peaks", "host_speed"])
 def test_a_page_has_its_results_tables(monkeypatch, name):
     monkeypatch.syspath_prepend(BENCHMARKS)
     script = import_module(name)
