@@ -74,7 +74,7 @@ class _Images:
 
     seen: np.ndarray
     held_out: np.ndarray
-    labels: np.ndarray | None  # of held_out
+    labels: np.ndarray | None  # of held_out, where they tell classes apart
 
 
 def export_encoder(
@@ -258,7 +258,8 @@ def _draw(calibration: ImageSet, shape: Sequence[int]) -> _Images:
     order = np.random.default_rng(0).permutation(len(images))
     seen = order[: min(CALIBRATION_IMAGES, -(-len(order) // 2))]
     held_out = order[len(seen) :][:HELD_OUT_IMAGES] if len(order) > 1 else seen
-    return _Images(images[seen], images[held_out], None if labels is None else labels[held_out])
+    has_classes = labels is not None and len(np.unique(labels[held_out])) > 1
+    return _Images(images[seen], images[held_out], labels[held_out] if has_classes else None)
 
 
 def _preprocessing(

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 from entropi.host.figures import BLACK, BLUE, GREEN, GREY, ORANGE, tidy
 
 WINDOWS = 25  # the moving mean is over this part of a session
-LEAST_WINDOW = 10  # samples
+LEAST_WINDOW = 10  # samples, or half of a session that is shorter than two windows
 TITLE_COLUMNS = 110
 HELD_OUT = {  # marker, line and label
     "accuracy": ("D", "-", "held out"),
@@ -26,12 +26,12 @@ def session_figure(content: dict, path: str | Path) -> None:
     """Draw what session.json holds, as PNG, SVG or PDF by the suffix."""
     samples = content["samples"]
     hits = np.equal(samples["predicted"], samples["label"]).astype(float)
-    window = max(LEAST_WINDOW, len(hits) // WINDOWS)
+    window = min(max(LEAST_WINDOW, len(hits) // WINDOWS), max(1, len(hits) // 2))
     figure = Figure(figsize=(8, 5.6), dpi=160, layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(1.4, 1))
     _accuracies(top, content, hits, window)
     bottom.plot(*_moving(samples["loss"], window), color=ORANGE, linewidth=1.6)
-    bottom.set_ylabel(f"loss before learning,\nlast {window} samples, nats")
+    bottom.set_ylabel(f"loss before learning,\n{_last(window)}, nats")
     bottom.set_ylim(bottom=0)
     bottom.set_xlabel("samples learned")
     bottom.set_xlim(0, len(hits))
@@ -57,10 +57,10 @@ def session_figure(content: dict, path: str | Path) -> None:
 def _accuracies(axes: Axes, content: dict, hits: np.ndarray, window: int) -> None:
     first = content["rounds"][1]
     counts = np.arange(1, first + 1)
-    shown = counts >= min(LEAST_WINDOW, first)
+    shown = counts >= min(LEAST_WINDOW, max(1, first // 2))
     so_far = np.cumsum(hits[:first]) / counts
     axes.plot(counts[shown], so_far[shown], color=GREY, linewidth=1.3, label="before learning, so far")
-    axes.plot(*_moving(hits, window), color=BLUE, linewidth=1.6, label=f"before learning, last {window} samples")
+    axes.plot(*_moving(hits, window), color=BLUE, linewidth=1.6, label=f"before learning, {_last(window)}")
     held_out = content["held_out"]
     learned = [grading["learned"] for grading in held_out]
     for share, (marker, line, label) in HELD_OUT.items():
@@ -72,6 +72,10 @@ def _accuracies(axes: Axes, content: dict, hits: np.ndarray, window: int) -> Non
     axes.set_ylim(0, 1.02)
     axes.yaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+
+
+def _last(window: int) -> str:
+    return f"last {window} samples" if window > 1 else "each sample"
 
 
 def _moving(values: np.ndarray | list[float], window: int) -> tuple[np.ndarray, np.ndarray]:

@@ -19,6 +19,7 @@ from entropi.export.onnx import check_onnx, run_onnx
 from entropi.export.reader import from_tflite
 from entropi.export.removal import remove
 from entropi.export.tflm import run_reference
+from entropi.host.data import Split
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +175,13 @@ def test_a_wrong_calibration_shape_is_refused_first(source, images, tmp_path):
     with pytest.raises(ValueError, match=r"shape \[0, 3, 16, 16\]"):
         encoder.export_encoder(source, images.random(0, source.input_shape), tmp_path / "new", told.append)
     assert not told and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("labels", [[0, 1], [0] * 40])
+def test_labels_that_tell_no_held_out_images_apart_grade_nothing(source, images, tmp_path, labels):
+    pixels = images.random(len(labels), source.input_shape).images
+    report = export_encoder(source, Split(pixels, np.array(labels)), tmp_path / "build").report
+    assert "head" not in report and "ridge_head" not in report and report["checks"]["int8_cosine"]
 
 
 def test_pixels_are_an_encoder_without_layers(images, tmp_path):
