@@ -318,7 +318,7 @@ SPECIALISE uint32_t *decode_row(entry_reader *reader, int is_rice, const geometr
     return to;
 }
 
-/* The same without a loop over the taps, most of which have one weight or none, and without where they start. */
+/* The same without a loop over the taps, which costs more than the weights where a tap has few, nor where taps start. */
 SPECIALISE uint32_t *decode_positions(entry_reader *reader, int is_rice, const geometry *g, uint32_t channels,
                                       uint32_t plane, const tap *taps, uint32_t *list)
 {
